@@ -1,0 +1,18 @@
+# CUDA is optional: AUTO builds it when a compiler is found, ON insists, OFF never looks.
+# Sets WF_CUDA_BUILT and adds csrc/cuda, which turns the kernels into libwf_ops_cuda.so.
+set(WF_CUDA_BUILT OFF)
+if(WF_TORCH AND NOT WF_SANITIZE AND NOT WF_CUDA STREQUAL "OFF" AND EXISTS "${PROJECT_SOURCE_DIR}/csrc/cuda/CMakeLists.txt")
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES 80-real 89-real 90)
+    endif()
+    enable_language(CUDA)
+    set(CMAKE_CUDA_STANDARD 20)
+    add_subdirectory(csrc/cuda)
+    set(WF_CUDA_BUILT ON)
+  elseif(WF_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "WF_CUDA=ON, but no CUDA compiler works here (set CUDACXX to nvcc).")
+  endif()
+endif()

@@ -1,0 +1,1 @@
+"""Command lines: wf, wf-train, wf-convert, wf-serve, wf-eval."""
