@@ -1,0 +1,73 @@
+# `make demo` runs the whole chain on a real model, `make test` runs the tests; both set up .venv first.
+# Overridable: PYTHON (>= 3.10), TORCH (pip requirement; a CUDA build if you have the GPU), CXX, WF_ISA.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+BUILD_TOOLS := scikit-build-core pybind11 cmake ninja
+NATIVE := $(shell find csrc cmake CMakeLists.txt pyproject.toml -type f 2>/dev/null)
+
+.PHONY: help demo demo-tiny test test-cpp test-isa lint format build bench-kernels check-all gpu-check clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: build  ## the whole chain on SmolLM2-135M: distil, convert, verify, serve, compare
+	$(BIN)/python -m demo
+
+demo-tiny: build  ## the same chain on the tiny stories260K model, in a minute
+	$(BIN)/python -m demo --tiny
+
+test: build  ## the tests
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+
+build: $(VENV)/.built  ## .venv with everything in it and the native libraries up to date
+
+$(VENV)/.python:
+	@sh cmake/check-tools.sh "$(PYTHON)" "$(CXX)"
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# torch first: the op library then builds against its headers, and nothing pulls a second torch.
+$(VENV)/.packages: pyproject.toml | $(VENV)/.python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" $(BUILD_TOOLS)
+	touch $@
+
+$(VENV)/.built: $(VENV)/.packages $(NATIVE)
+	@mkdir -p build
+	flock build/.lock $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-build-isolation --editable ".[serve,peers,dev]"
+	touch $@
+
+CPP_BUILD := cmake -G Ninja -S . -DWF_TESTS=ON -DWF_PYTHON=OFF -DWF_TORCH=OFF -DWF_CUDA=OFF
+test-cpp: $(VENV)/.packages  ## C++ tests, plain and under address and undefined-behaviour sanitizers
+	PATH="$(abspath $(BIN)):$$PATH" && $(CPP_BUILD) -B build/cpp && cmake --build build/cpp && ctest --test-dir build/cpp --output-on-failure
+	PATH="$(abspath $(BIN)):$$PATH" && $(CPP_BUILD) -B build/asan -DWF_SANITIZE=address,undefined && cmake --build build/asan && ctest --test-dir build/asan --output-on-failure
+
+ISAS ?= scalar avx2
+test-isa: build  ## op and engine tests and one end-to-end test with each ISA forced
+	@for isa in $(ISAS); do echo "== WF_ISA=$$isa"; \
+	  WF_ISA=$$isa $(BIN)/python -m pytest -q -m "not slow and not gpu" tests/ops tests/engine tests/e2e || exit 1; done
+
+lint: $(VENV)/.built  ## ruff, mypy, import-linter, clang-format
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inl' 'csrc/*.cu' 'csrc/*.cuh')
+
+format: $(VENV)/.built  ## rewrite the sources in the project's format
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inl' 'csrc/*.cu' 'csrc/*.cuh')
+
+bench-kernels: build  ## kernel figures of this machine against torch and llama.cpp
+	$(BIN)/python bench/ops.py --refcheck
+
+check-all: lint test test-cpp test-isa  ## everything, slow tests too
+	$(BIN)/python -m pytest -m slow
+
+gpu-check: build  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
+clean:  ## remove builds, demo results and the virtual environment
+	rm -rf build .demo $(VENV)
