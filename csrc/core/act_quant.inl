@@ -1,0 +1,51 @@
+// Per-token int8 quantization of activations; plain loops, vectorised by the compiler for each
+// instruction set.
+//
+// Both tricks below are exact:
+// - the absolute maximum is taken on bit patterns, where |x| orders as an integer and a NaN or an
+//   infinity is simply larger than every finite number;
+// - adding 1.5 * 2^23 to |v| < 2^22 rounds v half-to-even into the low bits of the sum.
+
+constexpr float kRoundBias = 12582912.0f;  // 1.5 * 2^23
+constexpr std::uint32_t kInfinityBits = 0x7f800000u;
+constexpr float kMinAbsMax = 1e-5f;
+
+inline std::uint32_t float_bits(float value) { return __builtin_bit_cast(std::uint32_t, value); }
+
+inline std::uint32_t absmax_bits(const float* x, std::int64_t k) {
+  std::int32_t most = 0;
+  for (std::int64_t i = 0; i < k; ++i) {
+    const auto bits = static_cast<std::int32_t>(float_bits(x[i]) & 0x7fffffffu);
+    most = bits > most ? bits : most;
+  }
+  return static_cast<std::uint32_t>(most);
+}
+
+void quantize_act_int8(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k,
+                       std::int8_t* q, std::int64_t q_stride, float* scale,
+                       std::int32_t* sum) noexcept {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const float* xr = x + r * x_stride;
+    std::int8_t* qr = q + r * q_stride;
+    const std::uint32_t most = absmax_bits(xr, k);
+    std::int32_t total = 0;
+    std::int64_t written = 0;
+    if (most < kInfinityBits) {
+      const float absmax = __builtin_bit_cast(float, most);
+      const float a = absmax > kMinAbsMax ? absmax : kMinAbsMax;
+      const float inverse = 127.0f / a;
+      for (std::int64_t i = 0; i < k; ++i) {
+        // |x * inverse| <= 127 * (1 + 2^-23), so the rounded value needs no clamp.
+        const auto code = static_cast<std::int8_t>(float_bits(xr[i] * inverse + kRoundBias));
+        qr[i] = code;
+        total += code;
+      }
+      scale[r] = a / 127.0f;
+      written = k;
+    } else {
+      scale[r] = __builtin_nanf("");
+    }
+    for (std::int64_t i = written; i < q_stride; ++i) qr[i] = 0;
+    sum[r] = total;
+  }
+}

@@ -1,0 +1,60 @@
+// The kernel table: one per instruction set, every pointer set, chosen by dispatch.h.
+//
+// Rules that hold for every kernel: noexcept, never allocates, throws, prints or starts a thread.
+// Work is cut by row ranges, and a range gives the same bits whoever computes it: results never
+// depend on the number of threads or on how many activation rows come in one call. Integers are
+// exact, so every instruction set gives the same sums; the floats that follow are one fixed
+// expression each
+// (-ffp-contract=off), so linear layers are bit-identical over instruction sets too.
+#pragma once
+
+#include <cstdint>
+
+namespace wf {
+
+// Element types of a dense (unquantized) weight matrix.
+enum class DenseType : std::uint8_t { f32, f16, bf16, q8_0 };
+
+// Stride in bytes of one int8 activation row: whole cache lines, so that kernels may read 64 at
+// once.
+constexpr std::int64_t kActAlign = 64;
+static constexpr std::int64_t act_stride(std::int64_t k) {
+  return (k + kActAlign - 1) / kActAlign * kActAlign;
+}
+
+// Largest K of a ternary product: 2 * 128 * K, the sum before the code offset leaves, fits in
+// int32.
+constexpr std::int64_t kMaxColumns = (1 << 23) - 1;
+
+struct KernelTable {
+  const char* isa;
+
+  // Rows of float32 to int8 with one scale a row: a = max(absmax, 1e-5), q = rint(x * (127 / a)),
+  // scale = a / 127, sum = sum of q. Columns k..q_stride are written as 0. A row that holds a NaN
+  // or an infinity gets q = 0 and scale = NaN: it poisons its own outputs and no other row's.
+  void (*quantize_act_int8)(const float* x, std::int64_t x_stride, std::int64_t rows,
+                            std::int64_t k, std::int8_t* q, std::int64_t q_stride, float* scale,
+                            std::int32_t* sum) noexcept;
+
+  // y[r, j] = float(acc) * (q_scale[r] * w_scale) for the output columns n_begin <= j < n_end,
+  // where acc is the exact int32 sum over k of q[r, k] * code[j, k] and w is in the t2 layout.
+  // n_begin is a multiple of t2::kRows; n_end is one too, or equals n. y and acc point at column 0.
+  void (*gemm_s8_t2)(const std::int8_t* q, std::int64_t q_stride, const float* q_scale,
+                     const std::int32_t* q_sum, std::int64_t rows, const std::uint8_t* w,
+                     float w_scale, std::int64_t n, std::int64_t k, std::int64_t n_begin,
+                     std::int64_t n_end, float* y, std::int64_t y_stride) noexcept;
+  // The same product with the integers as the result.
+  void (*gemm_s8_t2_i32)(const std::int8_t* q, std::int64_t q_stride, const std::int32_t* q_sum,
+                         std::int64_t rows, const std::uint8_t* w, std::int64_t n, std::int64_t k,
+                         std::int64_t n_begin, std::int64_t n_end, std::int32_t* acc,
+                         std::int64_t acc_stride) noexcept;
+
+  // Sum of |w| in float64, in a fixed order. The scale of a matrix is
+  // max(float(sum over its rows, in order, of sum_abs(row) / (n * k)), 1e-5).
+  double (*sum_abs)(const float* w, std::int64_t count) noexcept;
+  // code = clamp(rint(w * (1 / scale)), -1, 1). w must be finite.
+  void (*ternary_codes)(const float* w, std::int64_t count, float scale,
+                        std::int8_t* codes) noexcept;
+};
+
+}  // namespace wf

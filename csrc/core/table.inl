@@ -1,0 +1,12 @@
+// The one list of what a table holds: every isa_*.cpp ends with this file, inside its own
+// namespace.
+constexpr KernelTable make_table(const char* isa) {
+  return {
+      .isa = isa,
+      .quantize_act_int8 = quantize_act_int8,
+      .gemm_s8_t2 = gemm_s8_t2,
+      .gemm_s8_t2_i32 = gemm_s8_t2_i32,
+      .sum_abs = sum_abs,
+      .ternary_codes = ternary_codes,
+  };
+}

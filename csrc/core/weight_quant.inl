@@ -1,0 +1,32 @@
+// Absmean ternary quantization of weights.
+
+// 16 running sums whatever the register width, so that every instruction set adds in one order.
+double sum_abs(const float* w, std::int64_t count) noexcept {
+  constexpr int kLanes = 16;
+  double lanes[kLanes] = {};
+  std::int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      lanes[lane] += static_cast<double>(__builtin_fabsf(w[i + lane]));
+    }
+  }
+  for (int lane = 0; i < count; ++i, ++lane) {
+    lanes[lane] += static_cast<double>(__builtin_fabsf(w[i]));
+  }
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+  }
+  return lanes[0];
+}
+
+void ternary_codes(const float* w, std::int64_t count, float scale, std::int8_t* codes) noexcept {
+  const float inverse = 1.0f / scale;
+  for (std::int64_t i = 0; i < count; ++i) {
+    // Clamped before it is rounded: the bounds are integers, so the order does not matter, and the
+    // rounding trick needs a small number.
+    float v = w[i] * inverse;
+    v = v < -1.0f ? -1.0f : v;
+    v = v > 1.0f ? 1.0f : v;
+    codes[i] = static_cast<std::int8_t>(float_bits(v + kRoundBias));
+  }
+}
