@@ -1,0 +1,3 @@
+"""From artifact directories to GGUF files and back."""
+
+from __future__ import annotations

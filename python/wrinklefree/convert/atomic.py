@@ -1,0 +1,61 @@
+"""Outputs that are either complete or absent: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from wrinklefree.errors import UsageError
+
+
+@contextmanager
+def new_file(destination: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `destination` that takes its place when the block succeeds.
+
+    Any exception, Ctrl-C and a full disk included, leaves no trace. Raises UsageError if the
+    directory of `destination` does not exist.
+    """
+    if not destination.parent.is_dir():
+        raise UsageError(f"{destination.parent} is not a directory: create it first")
+    if destination.is_dir():
+        raise UsageError(f"{destination} is a directory")
+    # The suffix stays: the file is opened by name for verification before it is renamed.
+    temporary = destination.with_name(f".{destination.stem}.{os.getpid()}{destination.suffix}")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(destination)
+        _sync(destination.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_directory(destination: Path) -> Iterator[Path]:
+    """As `new_file`, for a directory; an existing `destination` must be empty."""
+    if not destination.parent.is_dir():
+        raise UsageError(f"{destination.parent} is not a directory: create it first")
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise UsageError(f"{destination} exists and is not an empty directory: choose another name")
+    temporary = destination.with_name(f".{destination.name}.{os.getpid()}")
+    try:
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
+            _sync(file)
+        _sync(temporary)
+        temporary.replace(destination)
+        _sync(destination.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

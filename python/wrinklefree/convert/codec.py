@@ -1,0 +1,100 @@
+"""The bytes of a tensor: ternary matrices in ggml's types, and dense float types.
+
+Ternary layouts come from the native core (docs/formats.md); dense ones from the gguf package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gguf
+import numpy as np
+import torch
+
+from wrinklefree import ops
+from wrinklefree.convert.ternary_check import Ternary, exact_ternary, round_scale_to_f16
+from wrinklefree.convert.types import F16, F32, Q8_0, TensorType
+from wrinklefree.errors import FormatError
+
+_Pack = Callable[[torch.Tensor, float], torch.Tensor]
+_Unpack = Callable[[torch.Tensor, int, int], tuple[torch.Tensor, float]]
+
+_PACK: dict[str, _Pack] = {
+    "TQ1_0": ops.pack_tq1_0,
+    "TQ2_0": ops.pack_tq2_0,
+    "I2_S": ops.pack_i2_s,
+    "Q4_0": ops.pack_q4_0,
+}
+_UNPACK: dict[str, _Unpack] = {
+    "TQ1_0": ops.unpack_tq1_0,
+    "TQ2_0": ops.unpack_tq2_0,
+    "I2_S": ops.unpack_i2_s,
+    "Q4_0": ops.unpack_q4_0,
+}
+
+
+def stored_scale(ternary: Ternary, kind: TensorType, name: str) -> np.float32:
+    """The scale that a file of this type gives back: as it is in I2_S, rounded to float16 else."""
+    return ternary.scale if kind.name == "I2_S" else round_scale_to_f16(ternary, name)
+
+
+def encode(ternary: Ternary, kind: TensorType, name: str) -> np.ndarray:
+    """Bytes of a ternary matrix, uint8; every type holds its codes exactly.
+
+    Raises FormatError if the scale does not survive the type's rounding.
+    """
+    scale = stored_scale(ternary, kind, name)
+    if kind is F16:
+        return (ternary.codes * scale).astype(np.float16).view(np.uint8).reshape(-1)
+    codes = torch.from_numpy(np.ascontiguousarray(ternary.codes))
+    packed: np.ndarray = _PACK[kind.name](codes, float(scale)).numpy().reshape(-1)
+    return packed
+
+
+def decode(raw: np.ndarray, kind: TensorType, shape: tuple[int, ...], name: str) -> Ternary:
+    """Codes and scale in the bytes of a ternary tensor.
+
+    Raises FormatError for blocks of different scales, for codes that are not ternary and for a
+    scale that is no positive finite number.
+    """
+    if kind.name not in _UNPACK:
+        ternary = exact_ternary(dense_values(raw, kind.name, shape))
+        if ternary is None:
+            raise FormatError(f"{name} ({kind.name}) is not ternary")
+        return ternary
+    try:
+        codes, scale = _UNPACK[kind.name](torch.from_numpy(raw), *shape)
+    except RuntimeError as error:
+        raise FormatError(f"{name} ({kind.name}) is not ternary: {error}") from None
+    return Ternary(codes.numpy(), np.float32(scale))
+
+
+def dense_bytes(values: np.ndarray, kind: TensorType) -> np.ndarray:
+    """Bytes of float values, rounded to the type. Raises FormatError for values float16 lacks."""
+    if kind is F32:
+        return np.ascontiguousarray(values, dtype=np.float32).view(np.uint8).reshape(-1)
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest > float(np.finfo(np.float16).max):
+        raise FormatError(
+            f"a value of {largest:g} does not fit {kind.name} (float16 ends at 65504); "
+            "use --embed-type f32"
+        )
+    quantized: np.ndarray = gguf.quantize(values, gguf.GGMLQuantizationType(kind.type_id))
+    return quantized.view(np.uint8).reshape(-1)
+
+
+def dense_values(raw: np.ndarray, type_name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Float32 values of any type the gguf package can dequantize."""
+    kind = gguf.GGMLQuantizationType[type_name]
+    values: np.ndarray = gguf.dequantize(
+        raw.reshape(gguf.quant_shape_to_byte_shape(shape, kind)), kind
+    )
+    return values.reshape(shape)
+
+
+def is_exact(values: np.ndarray, kind: TensorType) -> bool:
+    """Whether the type gives every value back bit for bit."""
+    if float(np.abs(values).max(initial=0.0)) > float(np.finfo(np.float16).max):
+        return False
+    raw = dense_bytes(values, kind)
+    return bool(np.array_equal(dense_values(raw, kind.name, values.shape), values))

@@ -1,0 +1,208 @@
+"""What a GGUF file will hold, decided (and refused) before a byte is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wrinklefree.convert import gguf_names as names
+from wrinklefree.convert.codec import is_exact
+from wrinklefree.convert.hf_source import HfSource
+from wrinklefree.convert.ternary_check import (
+    TernaryError,
+    exact_ternary,
+    refuse_not_ternary,
+    ternary_error,
+)
+from wrinklefree.convert.tokenizer_gguf import tokenizer_keys
+from wrinklefree.convert.types import (
+    EMBED_TYPES,
+    F16,
+    F32,
+    Q8_0,
+    TensorType,
+    TypeShare,
+    ternary_type,
+    type_shares,
+)
+from wrinklefree.errors import FormatError, UsageError, nearest
+
+# `general.file_type` of llama.cpp by the name of the type that most ternary tensors have.
+_FILE_TYPES = {"F16": 1, "Q4_0": 2, "TQ1_0": 36, "TQ2_0": 37}
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """One tensor of the file and where its values come from."""
+
+    gguf_name: str
+    hf_name: str
+    shape: tuple[int, ...]
+    type: TensorType
+    is_ternary: bool
+    fallback: str | None = None  # why a ternary tensor does not have the requested type
+
+    @property
+    def num_bytes(self) -> int:
+        return self.type.num_bytes(self.shape)
+
+    @property
+    def num_parameters(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything about a file but its bytes."""
+
+    source: HfSource
+    architecture: names.Architecture
+    metadata: dict[str, Any]
+    tensors: list[PlannedTensor]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def shares(self) -> list[TypeShare]:
+        shapes = {tensor.gguf_name: tensor.shape for tensor in self.tensors}
+        return type_shares(shapes, {tensor.gguf_name: tensor.type for tensor in self.tensors})
+
+    @property
+    def fallbacks(self) -> list[PlannedTensor]:
+        return [tensor for tensor in self.tensors if tensor.fallback]
+
+    @property
+    def ternary_bits_per_weight(self) -> float:
+        ternary = [tensor for tensor in self.tensors if tensor.is_ternary]
+        parameters = sum(tensor.num_parameters for tensor in ternary)
+        return 8 * sum(tensor.num_bytes for tensor in ternary) / parameters
+
+    def refuse_fallbacks(self) -> None:
+        """Raises UsageError that lists every tensor without the requested type (`--strict`)."""
+        if self.fallbacks:
+            listed = ", ".join(
+                f"{tensor.gguf_name} ({tensor.fallback}: {tensor.type.name})"
+                for tensor in self.fallbacks
+            )
+            raise FormatError(
+                f"--strict: {len(self.fallbacks)} of {len(self.tensors)} tensors cannot have the "
+                f"requested type: {listed}"
+            )
+
+
+def plan_gguf(path: Path, *, wanted: str = "auto", embed: str = "auto") -> Plan:
+    """Plan for the model directory `path`; reads weights only where a choice depends on them.
+
+    wanted: auto or a key of TERNARY_TYPES; embed: auto or a key of EMBED_TYPES. Raises FormatError
+    for everything in the source that has no place in the file, all of it at once.
+    """
+    if embed != "auto" and embed not in EMBED_TYPES:
+        raise UsageError(
+            f"embedding type {embed!r} is not supported{nearest(embed, EMBED_TYPES)}; "
+            f"choose auto, {', '.join(EMBED_TYPES)}"
+        )
+    ternary_type(256, wanted)  # an unknown name is refused before any file is read
+    source = HfSource(path)
+    arch = names.architecture_for(source.config, source.subln)
+    gguf_name = names.map_all(source.names, to_gguf=True)
+    missing = sorted(names.expected_hf_names(source.config, source.subln) - set(source.names))
+    if missing:
+        raise FormatError(f"{path} lacks {len(missing)} tensor(s): {', '.join(missing)}")
+    if not source.is_artifact:
+        _refuse_float_model(source)
+    _check_embedding_rows(source)
+    tensors = [
+        _plan_tensor(source, hf_name, gguf_name[hf_name], wanted, embed)
+        for hf_name in _file_order(source.names)
+    ]
+    metadata = _metadata(source, arch, tensors)
+    notes = []
+    limit = names.llama_cpp_limit(source.config, source.subln)
+    if limit:
+        notes.append(f"only wrinklefree runs this file: {limit}")
+    if any(tensor.type.name == "I2_S" for tensor in tensors):
+        notes.append("I2_S is bitnet.cpp's own type: mainline llama.cpp does not load it")
+    return Plan(source, arch, metadata, tensors, notes)
+
+
+def _plan_tensor(
+    source: HfSource, hf_name: str, gguf_name: str, wanted: str, embed: str
+) -> PlannedTensor:
+    shape = source.shape(hf_name)
+    if source.is_ternary(hf_name):
+        choice = ternary_type(shape[-1], wanted)
+        return PlannedTensor(gguf_name, hf_name, shape, choice.type, True, choice.fallback)
+    kind = F32 if len(shape) == 1 else _dense_type(source, hf_name, shape, embed)
+    return PlannedTensor(gguf_name, hf_name, shape, kind, False)
+
+
+def _dense_type(source: HfSource, hf_name: str, shape: tuple[int, ...], embed: str) -> TensorType:
+    """Type of an embedding, a head or a projection kept in float; `auto`: Q8_0 where it is exact."""
+    if embed != "auto":
+        kind = EMBED_TYPES[embed]
+        if not kind.fits(shape[-1]):
+            raise UsageError(
+                f"{hf_name}: rows of {shape[-1]} are not a multiple of {kind.name}'s block of "
+                f"{kind.block}; choose f16 or f32"
+            )
+        return kind
+    if not Q8_0.fits(shape[-1]):
+        return F16
+    return Q8_0 if is_exact(source.read(hf_name), Q8_0) else F16
+
+
+def _refuse_float_model(source: HfSource) -> None:
+    errors: list[TernaryError] = []
+    for name in filter(source.is_ternary, source.names):
+        values = source.read(name)
+        if exact_ternary(values) is None:
+            errors.append(ternary_error(name, values))
+    refuse_not_ternary(errors, str(source.path))
+
+
+def _check_embedding_rows(source: HfSource) -> None:
+    rows = source.shape("model.embed_tokens.weight")[0]
+    if rows != source.config.get("vocab_size"):
+        raise FormatError(
+            f"{source.path}: vocab_size is {source.config.get('vocab_size')}, but the embedding "
+            f"has {rows} rows"
+        )
+
+
+def _file_order(hf_names: list[str]) -> list[str]:
+    """Embedding first, then layer by layer, norm and head last: the order a reader streams in."""
+
+    def key(name: str) -> tuple[int, int, str]:
+        if name == "model.embed_tokens.weight":
+            return (0, 0, name)
+        parts = name.split(".")
+        return (1, int(parts[2]), name) if parts[1] == "layers" else (2, 0, name)
+
+    return sorted(hf_names, key=key)
+
+
+def _metadata(
+    source: HfSource, arch: names.Architecture, tensors: list[PlannedTensor]
+) -> dict[str, Any]:
+    config = source.config
+    kinds = [tensor.type.name for tensor in tensors if tensor.is_ternary]
+    most = max(set(kinds), key=kinds.count)
+    metadata: dict[str, Any] = {
+        "general.architecture": arch.name,
+        "general.type": "model",
+        "general.name": str(config.get("_name_or_path") or source.path.resolve().name),
+        "general.quantization_version": 2,
+    }
+    if most in _FILE_TYPES:
+        metadata["general.file_type"] = _FILE_TYPES[most]
+    metadata |= names.hyper_parameters(config, arch, int(config["vocab_size"]))
+    metadata |= {
+        "wrinklefree.schema": names.SCHEMA,
+        "wrinklefree.stage": str(source.manifest.get("stage", "imported")),
+        "wrinklefree.subln": source.subln,
+        "wrinklefree.model_type": str(config["model_type"]),
+    }
+    return metadata | tokenizer_keys(source.path, config)
+

@@ -1,0 +1,63 @@
+"""Which pre-tokenizer rule of tokenizer.json is which `tokenizer.ggml.pre` name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from wrinklefree.errors import FormatError
+
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA_3 = _WORDS + r"\p{N}{1,3}" + _REST
+_QWEN_2 = _WORDS + r"\p{N}" + _REST
+
+_GPT_2_BYTES = ("ByteLevel", True)
+_PLAIN_BYTES = ("ByteLevel", False)
+
+# A rule is its steps and whether the model skips merges for words that are tokens already:
+# llama.cpp ties that flag to the name, so a mismatch would change ids.
+_RULES: dict[str, tuple[tuple[tuple[Any, ...], ...], bool]] = {
+    "gpt-2": ((_GPT_2_BYTES,), False),
+    "smollm": ((("Digits", True), _GPT_2_BYTES), False),
+    "llama-bpe": ((("Split", "Regex", _LLAMA_3, "Isolated", False), _PLAIN_BYTES), True),
+    "qwen2": ((("Split", "Regex", _QWEN_2, "Isolated", False), _PLAIN_BYTES), False),
+}
+
+
+def detect(tokenizer: Mapping[str, Any]) -> str:
+    """`tokenizer.ggml.pre` of a byte-level BPE tokenizer.json, from its rules and nothing else.
+
+    Raises FormatError that shows the rule when no name stands for it.
+    """
+    steps = tuple(_step(step) for step in _flatten(tokenizer.get("pre_tokenizer")))
+    ignores_merges = bool(tokenizer["model"].get("ignore_merges", False))
+    for name, rule in _RULES.items():
+        if rule == (steps, ignores_merges):
+            return name
+    raise FormatError(
+        f"the pre-tokenizer {json.dumps(tokenizer.get('pre_tokenizer'))} (ignore_merges "
+        f"{ignores_merges}) is none of those with a GGUF name: {', '.join(_RULES)}"
+    )
+
+
+def _flatten(rule: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    if rule is None:
+        return []
+    if rule["type"] == "Sequence":
+        return [step for part in rule["pretokenizers"] for step in _flatten(part)]
+    return [rule]
+
+
+def _step(rule: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What of a step changes ids; a literal pattern and a regex of the same text are different."""
+    kind = rule["type"]
+    if kind == "ByteLevel" and not rule.get("add_prefix_space", True):
+        return (kind, rule.get("use_regex", True))
+    if kind == "Digits":
+        return (kind, rule.get("individual_digits", False))
+    if kind == "Split":
+        ((pattern_kind, pattern),) = rule["pattern"].items()
+        return (kind, pattern_kind, pattern, rule["behavior"], rule.get("invert", False))
+    return (kind, "unsupported")
