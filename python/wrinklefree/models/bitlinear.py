@@ -1,0 +1,93 @@
+"""BitLinear: a linear layer with ternary weights and int8 activations, blended in by lambda.
+
+Shapes: x_BLK is [..., K], w_NK the float32 master weight [N, K], output [..., N].
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from wrinklefree.models.blend import Blend
+from wrinklefree.models.subln import SubLN
+
+MIN_SCALE = 1e-5
+
+
+def fake_quant_ternary(w: torch.Tensor, lam: float) -> torch.Tensor:
+    scale = w.abs().mean(dtype=torch.float64).to(torch.float32).clamp_min(MIN_SCALE)
+    quantized = torch.clamp(torch.round(w * (1.0 / scale)), -1, 1) * scale
+    return w + (lam * (quantized - w)).detach()
+
+
+def fake_quant_act(x: torch.Tensor, lam: float) -> torch.Tensor:
+    absmax = x.abs().amax(-1, keepdim=True).clamp_min(MIN_SCALE)
+    quantized = torch.clamp(torch.round(x * (127.0 / absmax)), -128, 127) * (absmax / 127.0)
+    return x + (lam * (quantized - x)).detach()
+
+
+class BitLinear(nn.Linear):
+    """nn.Linear of quantized operands: y = Q_act(norm(x)) @ Q_ternary(w).T + bias.
+
+    The stored weight is the float32 master; `ternary()` and `scale` are what is deployed. Both
+    quantizers are straight-through: their gradient is that of the identity. lambda = 0 is exactly
+    nn.Linear, lambda = 1 the deployed numbers.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        blend: Blend,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
+        self.blend = blend
+        # A tuple of none or one. nn.Module registers only bare modules, so the norm keeps the one
+        # name its owner gave it (HF: self_attn.attn_sub_norm), and deepcopy and pickle keep the
+        # reference, which a hook's closure would not.
+        self._input_norm: tuple[SubLN, ...] = ()
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, blend: Blend) -> BitLinear:
+        """BitLinear that takes over the parameters of `linear`: same objects, nothing is copied."""
+        has_bias = linear.bias is not None
+        layer = cls(linear.in_features, linear.out_features, has_bias, blend=blend, device="meta")
+        layer.weight = linear.weight
+        if has_bias:
+            layer.bias = linear.bias
+        return layer.train(linear.training)
+
+    @property
+    def input_norm(self) -> SubLN | None:
+        """Norm applied to the input before it is quantized; registered in its owner, not here."""
+        return self._input_norm[0] if self._input_norm else None
+
+    def use_input_norm(self, norm: SubLN) -> None:
+        """Apply `norm` to the input; the caller registers it where its name belongs."""
+        self._input_norm = (norm,)
+
+    def forward(self, x_BLK: torch.Tensor) -> torch.Tensor:
+        for norm in self._input_norm:
+            x_BLK = norm(x_BLK)
+        lam = self.blend.lam
+        if lam == 0.0:
+            return F.linear(x_BLK, self.weight, self.bias)
+        w_NK = fake_quant_ternary(self.weight, lam)
+        return F.linear(fake_quant_act(x_BLK, lam), w_NK, self.bias)
+
+    @property
+    def scale(self) -> float:
+        """Ternary step s = max(mean |W|, 1e-5), summed in float64 and rounded to float32 once."""
+        mean = self.weight.detach().abs().mean(dtype=torch.float64).to(torch.float32)
+        return max(float(mean), MIN_SCALE)
+
+    @torch.no_grad()
+    def ternary(self) -> torch.Tensor:
+        """Codes in {-1, 0, 1}, int8 [N, K]: the deployed weight is `scale * ternary()`."""
+        inverse = 1.0 / torch.tensor(self.scale, dtype=torch.float32, device=self.weight.device)
+        return torch.clamp(torch.round(self.weight.float() * inverse), -1, 1).to(torch.int8)

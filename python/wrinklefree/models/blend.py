@@ -1,0 +1,17 @@
+"""Blend: the one lambda of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Blend:
+    """How much of quantizers and SubLN norms is active: 0 is the float teacher, 1 what is deployed.
+
+    One object is shared by all BitLinear and SubLN modules of a model, so that setting lambda is
+    one assignment and `copy.deepcopy(model)` gets a lambda of its own. It is a plain float, not a
+    buffer: it must not be in the state dict, move between devices or cost a device read per layer.
+    """
+
+    lam: float = 1.0
