@@ -1,0 +1,165 @@
+// ModelConfig from GGUF metadata.
+#include <algorithm>
+#include <array>
+#include <cctype>
+
+#include "config.h"
+#include "error.h"
+#include "gguf.h"
+
+namespace wf::engine {
+
+namespace {
+
+struct Architecture {
+  const char* name;    // as in general.architecture, in small letters
+  const char* family;  // ModelConfig::architecture
+  Activation activation;
+  bool has_subln;
+  bool has_qk_norm;
+};
+
+// `bitnet` is mainline llama.cpp's graph (SiLU), the other two are bitnet.cpp's (squared ReLU).
+constexpr std::array<Architecture, 6> kArchitectures = {{
+    {"llama", "llama", Activation::silu, false, false},
+    {"qwen2", "qwen2", Activation::silu, false, false},
+    {"qwen3", "qwen3", Activation::silu, false, true},
+    {"bitnet", "bitnet", Activation::silu, true, false},
+    {"bitnet-b1.58", "bitnet", Activation::relu2, true, false},
+    {"bitnet-25", "bitnet", Activation::relu2, true, false},
+}};
+
+class GgufReader {
+ public:
+  explicit GgufReader(const GgufFile& file) : file_(file) {}
+
+  [[noreturn]] void fail(const std::string& problem) const {
+    throw ModelError(file_.file().path() + ": " + problem);
+  }
+
+  const GgufScalar* find(const std::string& key) const {
+    const GgufValue* value = file_.find(key);
+    if (value == nullptr) return nullptr;
+    if (value->is_array) fail("'" + key + "' is a list, one value is needed");
+    return &value->items[0];
+  }
+
+  std::string text(const std::string& key) const {
+    const GgufScalar* value = find(key);
+    if (value == nullptr || !std::holds_alternative<std::string>(*value)) {
+      fail("'" + key + "' is missing or not a string");
+    }
+    return std::get<std::string>(*value);
+  }
+
+  int64_t integer(const std::string& key) const {
+    const GgufScalar* value = find(key);
+    if (value == nullptr) {
+      missing_ += (missing_.empty() ? "" : ", ") + key;
+      return 1;  // validate() never sees it: report_missing() throws first
+    }
+    if (const auto* number = std::get_if<uint64_t>(value);
+        number != nullptr && *number <= INT64_MAX) {
+      return static_cast<int64_t>(*number);
+    }
+    if (const auto* number = std::get_if<int64_t>(value)) return *number;
+    fail("'" + key + "' must be an integer");
+  }
+  int64_t integer_or(const std::string& key, int64_t fallback) const {
+    return find(key) == nullptr ? fallback : integer(key);
+  }
+
+  double number(const std::string& key) const {
+    const GgufScalar* value = find(key);
+    if (value == nullptr) {
+      missing_ += (missing_.empty() ? "" : ", ") + key;
+      return 1;
+    }
+    if (!std::holds_alternative<double>(*value)) fail("'" + key + "' must be a float");
+    return std::get<double>(*value);
+  }
+  double number_or(const std::string& key, double fallback) const {
+    return find(key) == nullptr ? fallback : number(key);
+  }
+
+  void report_missing() const {
+    if (!missing_.empty()) fail("metadata keys are missing: " + missing_);
+  }
+
+ private:
+  const GgufFile& file_;
+  mutable std::string missing_;  // all of them, so that one run shows what to add
+};
+
+const Architecture& find_architecture(const GgufReader& reader, const std::string& name) {
+  std::string lower = name.substr(0, 64);
+  std::transform(lower.begin(), lower.end(), lower.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::string known;
+  for (const Architecture& architecture : kArchitectures) {
+    if (lower == architecture.name) return architecture;
+    known += (known.empty() ? "" : ", ") + std::string(architecture.name);
+  }
+  reader.fail("architecture '" + lower + "' is not supported (" + known + " are)");
+}
+
+void read_rope(const GgufReader& reader, const std::string& prefix, ModelConfig& config) {
+  config.rope_theta = reader.number_or(prefix + "rope.freq_base", 10000.0);
+  const int64_t rotated = reader.integer_or(prefix + "rope.dimension_count", config.head_dim);
+  if (rotated != config.head_dim) {
+    reader.fail("rotary dimensions (" + std::to_string(rotated) + ") other than the head size (" +
+                std::to_string(config.head_dim) + ") are not supported");
+  }
+  if (reader.find(prefix + "rope.scaling.type") == nullptr) return;
+  const std::string kind = reader.text(prefix + "rope.scaling.type");
+  if (kind == "none") return;
+  if (kind != "linear") {
+    reader.fail("RoPE scaling '" + kind + "' is not supported (none and linear are)");
+  }
+  config.rope_scaling.kind = RopeScaling::Kind::linear;
+  config.rope_scaling.factor = reader.number(prefix + "rope.scaling.factor");
+}
+
+}  // namespace
+
+ModelConfig read_gguf_config(const GgufFile& file) {
+  const GgufReader reader(file);
+  const std::string name = reader.text("general.architecture");
+  const Architecture& architecture = find_architecture(reader, name);
+  const std::string prefix = name + ".";
+  ModelConfig config;
+  config.architecture = architecture.family;
+  config.activation = architecture.activation;
+  config.has_subln = architecture.has_subln;
+  config.has_qk_norm = architecture.has_qk_norm;
+  config.hidden = reader.integer(prefix + "embedding_length");
+  config.intermediate = reader.integer(prefix + "feed_forward_length");
+  config.layers = reader.integer(prefix + "block_count");
+  config.heads = reader.integer(prefix + "attention.head_count");
+  config.kv_heads = reader.integer_or(prefix + "attention.head_count_kv", config.heads);
+  config.context = reader.integer(prefix + "context_length");
+  config.rms_eps = static_cast<float>(reader.number(prefix + "attention.layer_norm_rms_epsilon"));
+  config.subln_eps = config.rms_eps;
+  reader.report_missing();
+  if (config.heads < 1) reader.fail("'" + prefix + "attention.head_count' must be positive");
+  config.head_dim =
+      reader.integer_or(prefix + "attention.key_length", config.hidden / config.heads);
+  if (reader.integer_or(prefix + "attention.value_length", config.head_dim) != config.head_dim) {
+    reader.fail("key and value heads of different sizes are not supported");
+  }
+  read_rope(reader, prefix, config);
+  reader.report_missing();
+  const GgufTensor* embedding = file.find_tensor("token_embd.weight");
+  if (embedding == nullptr) reader.fail("tensor 'token_embd.weight' is missing");
+  config.vocab = embedding->rows();
+  config.is_tied = file.find_tensor("output.weight") == nullptr;
+  const GgufValue* tokens = file.find("tokenizer.ggml.tokens");
+  if (tokens != nullptr && static_cast<int64_t>(tokens->items.size()) > config.vocab) {
+    reader.fail(std::to_string(tokens->items.size()) + " tokens, but only " +
+                std::to_string(config.vocab) + " embedding rows");
+  }
+  validate(config, file.file().path());
+  return config;
+}
+
+}  // namespace wf::engine

@@ -1,0 +1,87 @@
+#include "matrix.h"
+
+#include <cstring>
+
+#include "layout/half.h"
+#include "layout/t2.h"
+
+namespace wf::engine {
+
+namespace {
+constexpr int64_t kQ8Block = 32;
+constexpr int64_t kQ8BlockBytes = 34;  // float16 scale, then 32 int8
+}  // namespace
+
+Matrix Matrix::ternary(int64_t rows, int64_t columns) {
+  Matrix matrix;
+  matrix.rows_ = rows;
+  matrix.columns_ = columns;
+  matrix.is_ternary_ = true;
+  matrix.data_ = Buffer(static_cast<size_t>(t2::size_bytes(rows, columns)));
+  t2::pack_padding_rows(rows, columns, matrix.data_.as<uint8_t>());
+  return matrix;
+}
+
+Matrix Matrix::dense(int64_t rows, int64_t columns, DenseType type) {
+  Matrix matrix;
+  matrix.rows_ = rows;
+  matrix.columns_ = columns;
+  matrix.type_ = type;
+  matrix.data_ = Buffer(static_cast<size_t>(rows * dense_row_bytes(type, columns)));
+  return matrix;
+}
+
+Matrix Matrix::to_float() const {
+  Matrix matrix = dense(rows_, columns_, DenseType::f32);
+  std::vector<int8_t> codes(static_cast<size_t>(columns_));
+  for (int64_t r = 0; r < rows_; ++r) {
+    t2::unpack_row(data(), r, columns_, codes.data());
+    auto* out = reinterpret_cast<float*>(matrix.row(r));
+    for (int64_t i = 0; i < columns_; ++i) out[i] = scale_ * static_cast<float>(codes[i]);
+  }
+  matrix.bias = bias;
+  return matrix;
+}
+
+void Matrix::set_codes(int64_t row, const int8_t* codes) {
+  t2::pack_row(codes, row, columns_, data_.as<uint8_t>());
+}
+
+int64_t Matrix::dense_row_bytes(DenseType type, int64_t columns) {
+  switch (type) {
+    case DenseType::f32:
+      return columns * 4;
+    case DenseType::f16:
+    case DenseType::bf16:
+      return columns * 2;
+    case DenseType::q8_0:
+      return columns / kQ8Block * kQ8BlockBytes;
+  }
+  return 0;
+}
+
+void Matrix::read_row(int64_t index, float* out) const {
+  const uint8_t* from = row(index);
+  switch (type_) {
+    case DenseType::f32:
+      std::memcpy(out, from, static_cast<size_t>(columns_) * 4);
+      break;
+    case DenseType::f16:
+      for (int64_t i = 0; i < columns_; ++i)
+        out[i] = half::f16_to_f32(half::load_u16(from + 2 * i));
+      break;
+    case DenseType::bf16:
+      for (int64_t i = 0; i < columns_; ++i)
+        out[i] = half::bf16_to_f32(half::load_u16(from + 2 * i));
+      break;
+    case DenseType::q8_0:
+      for (int64_t i = 0; i < columns_; ++i) {
+        const uint8_t* block = from + i / kQ8Block * kQ8BlockBytes;
+        out[i] = half::f16_to_f32(half::load_u16(block)) *
+                 static_cast<float>(static_cast<int8_t>(block[2 + i % kQ8Block]));
+      }
+      break;
+  }
+}
+
+}  // namespace wf::engine

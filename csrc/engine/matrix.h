@@ -1,0 +1,53 @@
+// One weight matrix in its one resident layout: ternary codes in t2, or dense rows as stored.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "buffer.h"
+#include "kernels.h"
+
+namespace wf::engine {
+
+class Matrix {
+ public:
+  Matrix() = default;
+  // Both start as zeros; rows are filled in any order.
+  static Matrix ternary(int64_t rows, int64_t columns);
+  static Matrix dense(int64_t rows, int64_t columns, DenseType type);
+
+  int64_t rows() const { return rows_; }
+  int64_t columns() const { return columns_; }
+  bool is_ternary() const { return is_ternary_; }
+  DenseType type() const { return type_; }
+  float scale() const { return scale_; }
+  size_t bytes() const { return data_.size(); }
+  const uint8_t* data() const { return data_.as<uint8_t>(); }
+
+  std::vector<float> bias;  // empty, or one per row
+
+  // Ternary only: the weight of code 1, and one row of codes.
+  void set_scale(float scale) { scale_ = scale; }
+  void set_codes(int64_t row, const int8_t* codes);
+  // Dense only.
+  uint8_t* row(int64_t row) { return data_.as<uint8_t>() + row * row_bytes(); }
+  const uint8_t* row(int64_t row) const { return data_.as<uint8_t>() + row * row_bytes(); }
+  int64_t row_bytes() const { return dense_row_bytes(type_, columns_); }
+  // Dense only: one row as float32.
+  void read_row(int64_t row, float* out) const;
+
+  // A ternary matrix as dense float32, for runs without activation quantization.
+  Matrix to_float() const;
+
+  static int64_t dense_row_bytes(DenseType type, int64_t columns);
+
+ private:
+  int64_t rows_ = 0;
+  int64_t columns_ = 0;
+  bool is_ternary_ = false;
+  DenseType type_ = DenseType::f32;
+  float scale_ = 0;
+  Buffer data_;
+};
+
+}  // namespace wf::engine

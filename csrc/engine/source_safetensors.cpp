@@ -1,0 +1,145 @@
+// Weights from a directory of safetensors: float masters, quantized by absmean where asked.
+#include <algorithm>
+#include <cmath>
+
+#include "dequantize.h"
+#include "dispatch.h"
+#include "error.h"
+#include "safetensors.h"
+#include "tensor_source.h"
+
+namespace wf::engine {
+
+namespace {
+
+constexpr int64_t kChunkBytes = 4 << 20;
+constexpr float kMinScale = 1e-5f;
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (const int64_t size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+  return text + "]";
+}
+
+class SafetensorsSource : public TensorSource {
+ public:
+  SafetensorsSource(const std::string& directory, bool masters_are_ternary,
+                    std::vector<std::string> not_converted)
+      : entries_(read_safetensors_directory(directory)),
+        masters_are_ternary_(masters_are_ternary),
+        not_converted_(std::move(not_converted)) {}
+
+  bool has(const std::string& name) const override { return entries_.contains(name); }
+
+  std::vector<std::string> names() const override {
+    std::vector<std::string> names;
+    for (const auto& [name, entry] : entries_) names.push_back(name);
+    return names;
+  }
+
+  Matrix matrix(const MatrixRequest& request) const override {
+    const SafetensorsEntry& entry = find(request.name, {request.rows, request.columns});
+    if (masters_are_ternary_ && request.may_be_ternary && is_converted(request.name)) {
+      return ternary_matrix(request, entry);
+    }
+    Matrix matrix = Matrix::dense(request.rows, request.columns, dense_type(request.name, entry));
+    entry.file->read(entry.offset, matrix.row(0), entry.bytes, request.name);
+    return matrix;
+  }
+
+  std::vector<float> vector(const std::string& name, int64_t size, int64_t) const override {
+    const SafetensorsEntry& entry = find(name, {size});
+    std::vector<float> values(static_cast<size_t>(size));
+    read_floats(name, entry, 0, size, values.data());
+    return values;
+  }
+
+  std::vector<std::string> notes() const override { return {}; }
+
+ private:
+  const SafetensorsEntry& find(const std::string& name, const std::vector<int64_t>& shape) const {
+    const SafetensorsEntry& entry = entries_.at(name);
+    if (entry.shape != shape) {
+      throw FormatError(entry.file->path(), "tensor '" + name + "' has the shape " +
+                                                shape_text(entry.shape) + ", config.json needs " +
+                                                shape_text(shape));
+    }
+    return entry;
+  }
+
+  DenseType dense_type(const std::string& name, const SafetensorsEntry& entry) const {
+    if (entry.dtype == "F32") return DenseType::f32;
+    if (entry.dtype == "F16") return DenseType::f16;
+    if (entry.dtype == "BF16") return DenseType::bf16;
+    throw FormatError(entry.file->path(), "tensor '" + name + "' has the dtype " + entry.dtype +
+                                              " (F32, F16 and BF16 are supported)");
+  }
+
+  // "lm_head" names a whole module path or its end.
+  bool is_converted(const std::string& tensor_name) const {
+    const std::string module = tensor_name.substr(0, tensor_name.rfind('.'));
+    return std::none_of(not_converted_.begin(), not_converted_.end(), [&](const std::string& name) {
+      return module == name || module.ends_with("." + name) || module.starts_with(name + ".");
+    });
+  }
+
+  // Elements [first, first + count) of the flat tensor as float32.
+  void read_floats(const std::string& name, const SafetensorsEntry& entry, int64_t first,
+                   int64_t count, float* out) const {
+    const DenseType type = dense_type(name, entry);
+    const auto width = static_cast<uint64_t>(Matrix::dense_row_bytes(type, 1));
+    std::vector<uint8_t> bytes(static_cast<uint64_t>(count) * width);
+    entry.file->read(entry.offset + static_cast<uint64_t>(first) * width, bytes.data(),
+                     bytes.size(), name);
+    const GgufType as = type == DenseType::f32   ? GgufType::f32
+                        : type == DenseType::f16 ? GgufType::f16
+                                                 : GgufType::bf16;
+    dequantize(as, bytes.data(), count, out);
+  }
+
+  // Two passes over the file, a few MiB at a time, so that the masters are never held.
+  Matrix ternary_matrix(const MatrixRequest& request, const SafetensorsEntry& entry) const {
+    const KernelTable& kernels = active();
+    const int64_t k = request.columns;
+    const int64_t chunk_rows = std::clamp<int64_t>(kChunkBytes / (4 * k), 1, request.rows);
+    std::vector<float> chunk(static_cast<size_t>(chunk_rows * k));
+    const auto for_each_row = [&](auto visit) {
+      for (int64_t first = 0; first < request.rows; first += chunk_rows) {
+        const int64_t count = std::min(chunk_rows, request.rows - first);
+        read_floats(request.name, entry, first * k, count * k, chunk.data());
+        for (int64_t r = 0; r < count; ++r) visit(first + r, chunk.data() + r * k);
+      }
+    };
+    double sum = 0;
+    for_each_row([&](int64_t, const float* row) { sum += kernels.sum_abs(row, k); });
+    if (!std::isfinite(sum)) {
+      throw FormatError(entry.file->path(),
+                        "tensor '" + request.name + "' holds a NaN or infinity");
+    }
+    const double count = static_cast<double>(request.rows) * static_cast<double>(k);
+    const float scale = std::max(static_cast<float>(sum / count), kMinScale);
+    Matrix matrix = Matrix::ternary(request.rows, k);
+    matrix.set_scale(scale);
+    std::vector<int8_t> codes(static_cast<size_t>(k));
+    for_each_row([&](int64_t row, const float* weights) {
+      kernels.ternary_codes(weights, k, scale, codes.data());
+      matrix.set_codes(row, codes.data());
+    });
+    return matrix;
+  }
+
+  std::map<std::string, SafetensorsEntry> entries_;
+  bool masters_are_ternary_;
+  std::vector<std::string> not_converted_;
+};
+
+}  // namespace
+
+std::unique_ptr<TensorSource> open_safetensors(const std::string& directory,
+                                               bool masters_are_ternary,
+                                               std::vector<std::string> not_converted) {
+  return std::make_unique<SafetensorsSource>(directory, masters_are_ternary,
+                                             std::move(not_converted));
+}
+
+}  // namespace wf::engine

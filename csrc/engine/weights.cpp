@@ -1,0 +1,166 @@
+#include "weights.h"
+
+#include <cstring>
+#include <set>
+
+#include "error.h"
+
+namespace wf::engine {
+
+namespace {
+
+class Loader {
+ public:
+  Loader(const ModelConfig& config, const TensorSource& source, bool act_quant,
+         const std::string& path)
+      : config_(config), source_(source), act_quant_(act_quant), path_(path) {}
+
+  Weights load() {
+    // All names first: a file that lacks tensors is reported before anything large is read.
+    is_dry_run_ = true;
+    visit();
+    report("tensors are missing", missing_);
+    std::set<std::string> unused;
+    for (const std::string& name : source_.names()) {
+      if (!used_.contains(name) && !name.ends_with("rotary_emb.inv_freq")) unused.insert(name);
+    }
+    report("tensors that this architecture does not use", unused);
+    is_dry_run_ = false;
+    Weights weights = visit();
+    weights.notes = source_.notes();
+    return weights;
+  }
+
+ private:
+  void report(const char* what, const std::set<std::string>& names) const {
+    if (names.empty()) return;
+    std::string text = path_ + ": " + what + ":";
+    int listed = 0;
+    for (const std::string& name : names) {
+      if (++listed > 20) {
+        text += " ... (" + std::to_string(names.size()) + " in all)";
+        break;
+      }
+      text += " " + name;
+    }
+    throw ModelError(text);
+  }
+
+  bool want(const std::string& name) {
+    used_.insert(name);
+    if (!source_.has(name)) missing_.insert(name);
+    return !is_dry_run_;
+  }
+
+  std::vector<float> vector(const std::string& name, int64_t size, int64_t head_dim = 0) {
+    return want(name) ? source_.vector(name, size, head_dim) : std::vector<float>();
+  }
+
+  // `module`.weight and, where the checkpoint has one, `module`.bias.
+  Matrix linear(const std::string& module, int64_t rows, int64_t columns, int64_t head_dim = 0) {
+    Matrix matrix;
+    if (want(module + ".weight")) {
+      matrix = source_.matrix({module + ".weight", rows, columns, true, head_dim});
+      if (matrix.is_ternary() && !act_quant_) matrix = matrix.to_float();
+    }
+    if (source_.has(module + ".bias")) matrix.bias = vector(module + ".bias", rows, head_dim);
+    return matrix;
+  }
+
+  Matrix table(const std::string& name) {
+    if (!want(name)) return {};
+    return source_.matrix({name, config_.vocab, config_.hidden, false, 0});
+  }
+
+  LayerWeights layer(int64_t index) {
+    const std::string prefix = "model.layers." + std::to_string(index) + ".";
+    const std::string attention = prefix + "self_attn.";
+    const std::string mlp = prefix + "mlp.";
+    const int64_t hidden = config_.hidden;
+    const int64_t head_dim = config_.head_dim;
+    LayerWeights layer;
+    layer.attn_norm = vector(prefix + "input_layernorm.weight", hidden);
+    layer.q = linear(attention + "q_proj", config_.q_width(), hidden, head_dim);
+    layer.k = linear(attention + "k_proj", config_.kv_width(), hidden, head_dim);
+    layer.v = linear(attention + "v_proj", config_.kv_width(), hidden);
+    layer.o = linear(attention + "o_proj", hidden, config_.q_width());
+    if (config_.has_qk_norm) {
+      layer.q_norm = vector(attention + "q_norm.weight", head_dim);
+      layer.k_norm = vector(attention + "k_norm.weight", head_dim);
+    }
+    layer.ffn_norm = vector(prefix + "post_attention_layernorm.weight", hidden);
+    layer.gate = linear(mlp + "gate_proj", config_.intermediate, hidden);
+    layer.up = linear(mlp + "up_proj", config_.intermediate, hidden);
+    layer.down = linear(mlp + "down_proj", hidden, config_.intermediate);
+    if (config_.has_subln) {
+      layer.attn_sub_norm = vector(attention + "attn_sub_norm.weight", config_.q_width());
+      layer.ffn_sub_norm = vector(mlp + "ffn_sub_norm.weight", config_.intermediate);
+    }
+    return layer;
+  }
+
+  // Some checkpoints store the head of a tied model again; it must then be the same matrix.
+  void check_repeated_head(const Matrix& embedding) {
+    if (!source_.has("lm_head.weight")) return;
+    const Matrix head = table("lm_head.weight");
+    if (is_dry_run_) return;
+    if (head.bytes() != embedding.bytes() ||
+        std::memcmp(head.data(), embedding.data(), head.bytes()) != 0) {
+      throw ModelError(path_ +
+                       ": tie_word_embeddings is true, but lm_head.weight differs from the " +
+                       "embedding");
+    }
+  }
+
+  // llama.cpp stores the scaling of Llama 3 as divisors of the frequencies.
+  std::vector<float> frequencies() {
+    std::vector<float> values = rope_frequencies(config_);
+    if (!source_.has("rope_freqs.weight")) return values;
+    const std::vector<float> divisors = vector("rope_freqs.weight", config_.head_dim / 2);
+    for (size_t i = 0; i < divisors.size(); ++i) values[i] /= divisors[i];
+    return values;
+  }
+
+  Weights visit() {
+    Weights weights;
+    weights.embedding = table("model.embed_tokens.weight");
+    for (int64_t i = 0; i < config_.layers; ++i) weights.layers.push_back(layer(i));
+    weights.final_norm = vector("model.norm.weight", config_.hidden);
+    if (config_.is_tied) {
+      check_repeated_head(weights.embedding);
+    } else {
+      weights.untied_head = table("lm_head.weight");
+    }
+    weights.rope_frequencies = frequencies();
+    return weights;
+  }
+
+  const ModelConfig& config_;
+  const TensorSource& source_;
+  bool act_quant_;
+  const std::string& path_;
+  bool is_dry_run_ = true;
+  std::set<std::string> used_;
+  std::set<std::string> missing_;
+};
+
+}  // namespace
+
+std::vector<const Matrix*> Weights::matrices() const {
+  std::vector<const Matrix*> all = {&embedding};
+  for (const LayerWeights& layer : layers) {
+    for (const Matrix* matrix :
+         {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
+      all.push_back(matrix);
+    }
+  }
+  if (untied_head) all.push_back(&*untied_head);
+  return all;
+}
+
+Weights load_weights(const ModelConfig& config, const TensorSource& source, bool act_quant,
+                     const std::string& path) {
+  return Loader(config, source, act_quant, path).load();
+}
+
+}  // namespace wf::engine

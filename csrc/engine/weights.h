@@ -1,0 +1,41 @@
+// All weights of a model, in the order they are used.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "config.h"
+#include "matrix.h"
+#include "tensor_source.h"
+
+namespace wf::engine {
+
+struct LayerWeights {
+  std::vector<float> attn_norm;
+  Matrix q, k, v, o;
+  std::vector<float> q_norm, k_norm;  // [head_dim], or empty
+  std::vector<float> attn_sub_norm;   // [heads * head_dim], or empty
+  std::vector<float> ffn_norm;
+  Matrix gate, up, down;
+  std::vector<float> ffn_sub_norm;  // [intermediate], or empty
+};
+
+struct Weights {
+  Matrix embedding;
+  std::vector<LayerWeights> layers;
+  std::vector<float> final_norm;
+  std::optional<Matrix> untied_head;
+  std::vector<float> rope_frequencies;  // [head_dim / 2]
+  std::vector<std::string> notes;
+
+  const Matrix& head() const { return untied_head ? *untied_head : embedding; }
+  std::vector<const Matrix*> matrices() const;
+};
+
+// Reads everything `config` needs. Throws ModelError listing all tensors that are missing, or that
+// no part of the model uses. Without `act_quant` ternary matrices become dense float32.
+Weights load_weights(const ModelConfig& config, const TensorSource& source, bool act_quant,
+                     const std::string& path);
+
+}  // namespace wf::engine
