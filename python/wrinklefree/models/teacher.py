@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -15,10 +16,11 @@ from transformers import (
 )
 
 from wrinklefree.errors import FormatError, UsageError
-from wrinklefree.models.quant_config import QUANT_METHOD
+from wrinklefree.models.surgery import quant_config_of
 from wrinklefree.models.weights import weight_files
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+HUB_TIMEOUT_S = 10.0
 
 
 def load_teacher(
@@ -26,21 +28,20 @@ def load_teacher(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Float model in eval mode and its tokenizer (None if the directory has none).
 
-    source: a directory, or a hub id ("HuggingFaceTB/SmolLM2-135M") with an optional revision.
+    source: a directory, or a hub id ("HuggingFaceTB/SmolLM2-135M") with an optional revision; what
+    the hub cache holds is used without asking the network.
     Raises UsageError if it is neither here nor obtainable or is a ternary artifact, FormatError if
     its weights do not fit its configuration.
     """
-    path = Path(source)
-    if path.is_file():
-        hint = (
-            ": convert it with `wf-convert FILE.gguf DIR --to hf`" if path.suffix == ".gguf" else ""
+    if Path(source).is_file():
+        raise UsageError(
+            f"{source} is a file, a model directory is needed; a .gguf becomes one with "
+            "`wf-convert FILE.gguf DIR --to hf`"
         )
-        raise UsageError(f"{source} is a file, a model directory is needed{hint}")
-    if not path.is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
-        raise UsageError(f"{source}: no such directory")
+    if not Path(source).is_dir():
+        _check_hub_id(str(source), revision)
     model = load_strictly(source, revision=revision, dtype=dtype)
-    quantization = getattr(model.config, "quantization_config", None)
-    if isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD:
+    if quant_config_of(model) is not None:
         raise UsageError(f"{source} is a ternary artifact, the teacher is a float model")
     return model, load_tokenizer(source, revision=revision)
 
@@ -52,29 +53,27 @@ def load_strictly(
     if Path(source).is_dir():
         weight_files(Path(source))
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
-            revision=revision or "main",
             dtype=dtype,
-            trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            **_safe_options(source, revision),
         )
     except (OSError, ValueError) as error:
-        raise _one_line(source, error) from error
+        raise _load_error(source, error) from error
+    model, report = loaded
     problems = {
         "missing": sorted(report["missing_keys"]),
         "unexpected": sorted(report["unexpected_keys"]),
         "wrong shape": sorted(name for name, *_ in report["mismatched_keys"]),
     }
     if any(problems.values()):
-        listed = "; ".join(
-            f"{title}: {', '.join(keys)}" for title, keys in problems.items() if keys
-        )
-        raise FormatError(f"{source}: the weights do not fit the model: {listed}")
+        listed = [f"{title}: {', '.join(names)}" for title, names in problems.items() if names]
+        raise FormatError(f"{source}: the weights do not fit the model: {'; '.join(listed)}")
     assert isinstance(model, PreTrainedModel)
-    return model.eval()
+    return model
 
 
 def load_tokenizer(
@@ -85,22 +84,45 @@ def load_tokenizer(
     if path.is_dir() and not any((path / name).is_file() for name in TOKENIZER_FILES):
         return None
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            source, revision=revision or "main", trust_remote_code=False
-        )
+        tokenizer = AutoTokenizer.from_pretrained(source, **_safe_options(source, revision))
     except (OSError, ValueError) as error:
-        raise _one_line(source, error) from error
+        raise _load_error(source, error) from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
 
 
-def _one_line(source: str | Path, error: Exception) -> UsageError | FormatError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if Path(source).is_dir():
-        if "trust_remote_code" in str(error):
-            reason = "it needs code of its own, which is never run"
-        return FormatError(f"{source} cannot be loaded: {reason}")
-    return UsageError(
-        f"{source} is neither a directory nor in the hub cache, and could not be downloaded; "
-        f"on a machine with network run `hf download {source}` ({reason})"
-    )
+def _safe_options(source: str | Path, revision: str | None) -> dict[str, Any]:
+    is_here = Path(source).is_dir() or _is_cached(str(source), revision)
+    return {
+        "revision": revision or "main",
+        "local_files_only": is_here,
+        "trust_remote_code": False,
+    }
+
+
+def _is_cached(hub_id: str, revision: str | None) -> bool:
+    return isinstance(try_to_load_from_cache(hub_id, "config.json", revision=revision), str)
+
+
+def _check_hub_id(source: str, revision: str | None) -> None:
+    """Ask the hub once: transformers itself retries for half a minute when there is no network."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", source):
+        raise UsageError(f"{source}: no such directory")
+    try:
+        if not _is_cached(source, revision):
+            HfApi().model_info(source, revision=revision, timeout=HUB_TIMEOUT_S)
+    except Exception as error:  # transport errors are those of whichever client the hub uses
+        raise UsageError(
+            f"{source}: no such directory, and not in the hub cache; if it is a hub id, run "
+            f"`hf download {source}` on a machine with network ({_first_line(error)})"
+        ) from error
+
+
+def _load_error(source: str | Path, error: Exception) -> FormatError:
+    needs_code = "trust_remote_code" in str(error)
+    reason = "it needs code of its own, which is never run" if needs_code else _first_line(error)
+    return FormatError(f"{source} cannot be loaded: {reason}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -29,9 +29,7 @@ def weight_files(directory: Path) -> list[Path]:
         names = [WEIGHTS_NAME]
     else:
         pickled = [file.name for pattern in PICKLE_PATTERNS for file in directory.glob(pattern)]
-        found = (
-            f"; pickled weights ({', '.join(sorted(pickled))}) are never read" if pickled else ""
-        )
+        found = f"; pickles ({', '.join(sorted(pickled))}) are never read" if pickled else ""
         raise FormatError(f"{directory} has no {WEIGHTS_NAME}{found}")
     files = [directory / name for name in names]
     if missing := [file.name for file in files if not file.is_file()]:
@@ -89,11 +87,8 @@ def _indexed_names(index: Path) -> list[str]:
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise FormatError(f"{index} is not a valid weight index: {error!r}") from error
     for name in names:
-        if (
-            not isinstance(name, str)
-            or Path(name).name != name
-            or not name.endswith(".safetensors")
-        ):
+        is_plain = isinstance(name, str) and Path(name).name == name
+        if not is_plain or not name.endswith(".safetensors"):
             raise FormatError(f"{index} names {name!r}; only plain .safetensors names are allowed")
     return sorted(names)
 
