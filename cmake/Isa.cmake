@@ -22,4 +22,13 @@ endfunction()
 
 function(wf_add_isas core)
   wf_add_isa(${core} scalar "")
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    wf_add_isa(${core} avx2 WF_HAVE_AVX2 -mavx2 -mfma -mf16c -mbmi2)
+    # gcc 12 warns about the undefined operands inside its own AVX-512 intrinsics (gcc bug 105593).
+    wf_add_isa(${core} avx512vnni WF_HAVE_AVX512VNNI
+      -mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
+      -mprefer-vector-width=512 -Wno-maybe-uninitialized)
+  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+    wf_add_isa(${core} dotprod WF_HAVE_DOTPROD -march=armv8.2-a+dotprod)
+  endif()
 endfunction()

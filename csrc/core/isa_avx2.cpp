@@ -1,0 +1,22 @@
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels.h"
+#include "layout/half.h"
+#include "layout/t2.h"
+
+namespace wf {
+namespace {
+#include "tile_avx2.h"
+//
+#include "act_quant.inl"
+#include "ternary_gemm.inl"
+#include "weight_quant.inl"
+//
+#include "table.inl"
+}  // namespace
+
+extern const KernelTable kAvx2Table;
+const KernelTable kAvx2Table = make_table("avx2");
+}  // namespace wf

@@ -1,0 +1,22 @@
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels.h"
+#include "layout/half.h"
+#include "layout/t2.h"
+
+namespace wf {
+namespace {
+#include "tile_avx512vnni.h"
+//
+#include "act_quant.inl"
+#include "ternary_gemm.inl"
+#include "weight_quant.inl"
+//
+#include "table.inl"
+}  // namespace
+
+extern const KernelTable kAvx512VnniTable;
+const KernelTable kAvx512VnniTable = make_table("avx512vnni");
+}  // namespace wf

@@ -1,0 +1,22 @@
+#include <arm_neon.h>
+
+#include <cstdint>
+
+#include "kernels.h"
+#include "layout/half.h"
+#include "layout/t2.h"
+
+namespace wf {
+namespace {
+#include "tile_dotprod.h"
+//
+#include "act_quant.inl"
+#include "ternary_gemm.inl"
+#include "weight_quant.inl"
+//
+#include "table.inl"
+}  // namespace
+
+extern const KernelTable kDotprodTable;
+const KernelTable kDotprodTable = make_table("neon_dotprod");
+}  // namespace wf
