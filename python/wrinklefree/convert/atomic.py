@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from wrinklefree.errors import UsageError
+from wrinklefree.models.staging import staged_directory
 
 
 @contextmanager
@@ -40,17 +40,8 @@ def new_directory(destination: Path) -> Iterator[Path]:
         raise UsageError(f"{destination.parent} is not a directory: create it first")
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise UsageError(f"{destination} exists and is not an empty directory: choose another name")
-    temporary = destination.with_name(f".{destination.name}.{os.getpid()}")
-    try:
-        temporary.mkdir()
-        yield temporary
-        for file in temporary.iterdir():
-            _sync(file)
-        _sync(temporary)
-        temporary.replace(destination)
-        _sync(destination.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with staged_directory(destination) as staged:
+        yield staged
 
 
 def _sync(path: Path) -> None:

@@ -12,16 +12,17 @@ from safetensors import SafetensorError, safe_open
 
 from wrinklefree.convert.gguf_names import is_projection
 from wrinklefree.errors import FormatError, UsageError
+from wrinklefree.models.manifest import Manifest, read_manifest
 from wrinklefree.models.quant_config import QUANT_METHOD, QuantConfig
-
-_SCHEMA = 1  # newest wrinklefree.json that is understood
+from wrinklefree.models.weights import weight_files
 
 
 class HfSource:
     """Config, manifest and tensors of a directory; only safetensors, never pickle.
 
-    `subln` is the placement of SubLN, `is_artifact` whether weights are master weights (to be
-    quantised by absmean) rather than values to be taken as they are.
+    `quantization` is None for a plain checkpoint, whose values are taken as they are; an artifact's
+    are master weights, to be quantised by absmean. Raises UsageError or FormatError, with one line,
+    for anything that is no complete model of a known schema at lambda = 1.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,29 +30,21 @@ class HfSource:
             raise UsageError(f"{path} is not a directory")
         self.path = path
         self.config: dict[str, Any] = read_json(path / "config.json")
-        manifest = path / "wrinklefree.json"
-        self.manifest: dict[str, Any] = read_json(manifest) if manifest.exists() else {}
         self.quantization = _quantization(path, self.config)
-        self.is_artifact = self.quantization is not None
+        self.manifest: Manifest | None = read_manifest(path) if self.quantization else None
         self.subln: str = self.quantization.subln if self.quantization else "none"
-        self._check_manifest()
+        self._refuse_unfinished()
         self._files = _tensor_files(path)
         self._drop_duplicate_head()
 
-    def _check_manifest(self) -> None:
-        schema = self.manifest.get("schema", _SCHEMA)
-        if not isinstance(schema, int) or schema > _SCHEMA:
-            raise FormatError(
-                f"{self.path}/wrinklefree.json has schema {schema!r}: it needs a newer version of "
-                f"wrinklefree (this one reads schema {_SCHEMA})"
-            )
-        if self.quantization is None:
+    def _refuse_unfinished(self) -> None:
+        if self.quantization is None or self.manifest is None:
             return
-        lam = min(self.quantization.lam, float(self.manifest.get("lambda", 1.0)))
+        lam = min(self.quantization.lam, self.manifest.lam)
         if lam < 1.0:
             raise FormatError(
                 f"{self.path} has lambda = {lam:g}: only a fully quantized model (lambda = 1) can "
-                "be converted; train on, or evaluate it with wf-eval"
+                "be converted; train it on, or evaluate it as it is with wf-eval"
             )
         eps = self.quantization.subln_eps
         if eps is not None and eps != self.config.get("rms_norm_eps"):
@@ -113,8 +106,10 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"{path} is missing: not a Hugging Face model directory") from None
-    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} is missing: {path.parent} is not a Hugging Face model directory"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"{path} cannot be read: {error}") from None
     if not isinstance(value, dict):
         raise FormatError(f"{path} is not a JSON object")
@@ -136,23 +131,9 @@ def _quantization(path: Path, config: dict[str, Any]) -> QuantConfig | None:
 
 
 def _tensor_files(path: Path) -> dict[str, Path]:
-    """Which safetensors file holds each tensor; an index may only name files beside it."""
-    index = path / "model.safetensors.index.json"
-    single = path / "model.safetensors"
-    if index.exists():
-        names = set((read_json(index).get("weight_map") or {}).values())
-        outside = sorted(str(n) for n in names if not isinstance(n, str) or Path(n).name != n)
-        if outside:
-            raise FormatError(f"{index} names files outside its directory: {', '.join(outside)}")
-        files = [path / name for name in sorted(names)]
-    elif single.exists():
-        files = [single]
-    else:
-        pickles = ", ".join(sorted(p.name for p in path.glob("*.bin")))
-        hint = f" ({pickles} is pickle and is not read)" if pickles else ""
-        raise UsageError(f"{path} has no model.safetensors{hint}")
+    """Which safetensors file holds each tensor."""
     found: dict[str, Path] = {}
-    for file in files:
+    for file in weight_files(path):
         try:
             with safe_open(file, framework="pt") as opened:
                 found.update(dict.fromkeys(opened.keys(), file))

@@ -110,7 +110,7 @@ def plan_gguf(path: Path, *, wanted: str = "auto", embed: str = "auto") -> Plan:
     missing = sorted(names.expected_hf_names(source.config, source.subln) - set(source.names))
     if missing:
         raise FormatError(f"{path} lacks {len(missing)} tensor(s): {', '.join(missing)}")
-    if not source.is_artifact:
+    if source.quantization is None:
         _refuse_float_model(source)
     _check_embedding_rows(source)
     tensors = [
@@ -200,7 +200,7 @@ def _metadata(
     metadata |= names.hyper_parameters(config, arch, int(config["vocab_size"]))
     metadata |= {
         "wrinklefree.schema": names.SCHEMA,
-        "wrinklefree.stage": str(source.manifest.get("stage", "imported")),
+        "wrinklefree.stage": source.manifest.stage if source.manifest else "imported",
         "wrinklefree.subln": source.subln,
         "wrinklefree.model_type": str(config["model_type"]),
     }

@@ -65,7 +65,7 @@ def file_ternary(plan: Plan, tensor: PlannedTensor) -> Ternary:
 def source_ternary(source: HfSource, name: str) -> Ternary:
     """Codes and scale of a projection: masters are quantised, plain values are taken exactly."""
     values = source.read(name)
-    if source.is_artifact:
+    if source.quantization is not None:
         return quantize_master(values)
     ternary = exact_ternary(values)
     if ternary is None:

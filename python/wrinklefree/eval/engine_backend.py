@@ -1,0 +1,37 @@
+"""Evaluation in the native engine: .gguf files and artifacts at lambda = 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wrinklefree.engine import LLM
+from wrinklefree.eval.backend import Question
+
+
+class EngineBackend:
+    """A model in the engine, whose scores do not depend on how inputs are batched."""
+
+    name = "engine"
+
+    def __init__(self, path: Path) -> None:
+        self._llm = LLM(path)
+        self.max_context = int(self._llm.info["context_length"])
+
+    @property
+    def bos_id(self) -> int | None:
+        return self._llm.tokenizer.bos_id
+
+    def encode(self, text: str, *, add_special: bool) -> list[int]:
+        return self._llm.tokenizer.encode(text, add_special=add_special)
+
+    def score(self, questions: Sequence[Question]) -> list[list[float]]:
+        return [
+            [score.logprob for score in self._llm.score(question.prompt, question.choices)]
+            for question in questions
+        ]
+
+    def logprobs(self, ids: Sequence[int]) -> np.ndarray:
+        return self._llm.logprobs(ids)
