@@ -5,6 +5,7 @@ Importing this package registers the quantization method "wrinklefree" with tran
 
 from __future__ import annotations
 
+from wrinklefree.models.attention_states import AttentionStates, capture_attention
 from wrinklefree.models.bitlinear import BitLinear
 from wrinklefree.models.checkpoint import (
     Loaded,
@@ -24,6 +25,7 @@ from wrinklefree.models.teacher import load_teacher
 
 __all__ = [
     "SUPPORTED_FAMILIES",
+    "AttentionStates",
     "BitLinear",
     "Loaded",
     "Manifest",
@@ -32,6 +34,7 @@ __all__ = [
     "WrinklefreeConfig",
     "WrinklefreeQuantizer",
     "artifact_hash",
+    "capture_attention",
     "decoder_layers",
     "get_lambda",
     "is_artifact",
