@@ -1,0 +1,1 @@
+"""The packaged Hydra groups of wf-train and the dataclasses that define every key in them."""

@@ -1,0 +1,135 @@
+"""The schema of a training run: one frozen dataclass per config group, the only list of keys.
+
+YAML files and command-line overrides are validated against these classes (configs/build.py);
+help texts and ranges live in the field metadata.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def knob(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A field with a default, its help text and an inclusive range for numbers."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+def required(help: str) -> Any:
+    """A field that the user must give."""
+    return field(metadata={"help": help})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The model a stage starts from."""
+
+    path: str = required("artifact or Hugging Face directory, or a hub id")
+    revision: str | None = knob(None, "hub revision of `path`")
+    subln: Literal["subln", "all", "none"] = knob(
+        "subln", "where stage1_subln inserts norms: before o_proj and down_proj, all linears, none"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """The records a stage trains on."""
+
+    path: str = required("JSONL(.gz) or .txt file, or the hub id of a data set")
+    format: Literal["text", "sft", "choice"] = knob("text", "record format, see docs/training.md")
+    max_length: int = knob(512, "tokens per row; longer sft/choice records are skipped", low=2)
+    limit: int | None = knob(None, "use only the first so many records", low=1)
+    text_field: str = knob("text", "field that holds the text of a text record")
+    subset: str | None = knob(None, "hub configuration name")
+    split: str = knob("train", "hub split")
+    revision: str | None = knob(None, "hub revision of `path`")
+    eval_path: str | None = knob(None, "evaluation records; default: rows held out of `path`")
+    eval_rows: int = knob(32, "rows in the fixed evaluation set; 0 switches it off", low=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SublnConfig:
+    """Stage 1: quantizers and calibrated SubLN are inserted at lambda 0; no gradient."""
+
+    stage: Literal["stage1_subln"] = required("name of the stage")
+    calibration: Literal["median_rms", "mean_rms", "unit", "least_squares"] = knob(
+        "median_rms", "how SubLN gains are set from calibration activations"
+    )
+    calibration_batches: int = knob(8, "batches used for calibration", low=1)
+    batch_size: int = knob(4, "rows per calibration batch", low=1)
+    seed: int = knob(0, "seed of the data order", low=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientConfig:
+    """A stage with a training loop. Loss normalisations are stated in docs/training.md."""
+
+    stage: Literal[
+        "sft", "bitnet_sft", "stage1_9_layerwise", "stage2_pretrain", "stage3_distill"
+    ] = required("name of the stage")
+    teacher: str | None = knob(None, "float model to distil from: directory or hub id")
+    teacher_revision: str | None = knob(None, "hub revision of `teacher`")
+    cache_teacher: bool = knob(False, "keep teacher outputs on disk and reuse them")
+
+    steps: int | None = knob(None, "optimizer steps; default: from `epochs`", low=1)
+    epochs: float = knob(1.0, "passes over the data when `steps` is not given", low=0.001)
+    batch_size: int = knob(8, "rows per forward pass", low=1)
+    accumulation: int = knob(1, "forward passes per optimizer step", low=1)
+
+    lr: float = knob(1e-4, "peak learning rate", low=0.0)
+    gains_lr_multiplier: float = knob(1.0, "factor on `lr` for norm and SubLN gains", low=0.0)
+    schedule: Literal["constant", "cosine", "wsd"] = knob("cosine", "shape after the warm-up")
+    warmup: float = knob(0.05, "share of the steps with rising learning rate", low=0.0, high=1.0)
+    decay: float = knob(0.2, "share of the steps that decay in schedule wsd", low=0.0, high=1.0)
+    final_lr: float = knob(0.0, "learning rate at the end as a share of `lr`", low=0.0, high=1.0)
+    weight_decay: float = knob(0.0, "AdamW decay of matrices; norms have none", low=0.0)
+    beta2: float = knob(0.999, "AdamW second-moment decay", low=0.0, high=0.99999)
+    max_grad_norm: float = knob(1.0, "gradient norm is clipped to this", low=1e-9)
+    freeze: tuple[Literal["embed", "norms"], ...] = knob((), "parameters that stay as they are")
+
+    lambda_ramp: float = knob(
+        0.0, "share of the steps in which lambda rises linearly to 1", low=0.0, high=1.0
+    )
+
+    ce_weight: float = knob(1.0, "weight of the label cross-entropy", low=0.0)
+    kd_weight: float = knob(0.0, "weight of the logit KL", low=0.0)
+    kd_tau: float = knob(5.0, "softmax temperature of the logit KL", low=0.01)
+    kd_positions: Literal["labels", "all"] = knob("labels", "positions of the logit KL")
+    gamma: float = knob(0.0, "weight of the attention-relation loss", low=0.0)
+    relation_layers: tuple[int, ...] | None = knob(
+        None, "layers of the relation loss; default: one late layer, 0.8 of the depth"
+    )
+    split_heads: int = knob(32, "heads that relation states are split into", low=1)
+    layerwise_weight: float = knob(0.0, "weight of the hidden-state loss", low=0.0)
+    layer_weighting: Literal["uniform", "late"] = knob(
+        "uniform", "weights of the layers in the hidden-state loss; late: proportional to depth"
+    )
+
+    seed: int = knob(0, "seed of the data order and of torch", low=0)
+    eval_every: int = knob(100, "steps between evaluations; 0: only first and last", low=0)
+    save_every: int = knob(500, "steps between checkpoints; 0: only when interrupted", low=0)
+    dtype: Literal["auto", "float32", "bfloat16"] = knob(
+        "auto", "compute type; auto: bfloat16 autocast where the hardware has it"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistributedConfig:
+    """How many processes train together."""
+
+    kind: Literal["single"] = knob("single", "one process")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """One wf-train run."""
+
+    model: ModelConfig
+    data: DataConfig
+    training: SublnConfig | GradientConfig
+    distributed: DistributedConfig
+    out: str = required("directory of the artifact that the run makes")
+    resume: Literal["auto", "never"] = knob("auto", "continue an interrupted run in `out`")
+
+
+GROUPS = ("model", "training", "data", "distributed")

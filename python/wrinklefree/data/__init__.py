@@ -1,0 +1,1 @@
+"""Records to token rows to batches: the data library that training shares with the probes."""

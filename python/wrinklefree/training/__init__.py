@@ -1,0 +1,1 @@
+"""The stages that make a ternary model, and what they are made of."""

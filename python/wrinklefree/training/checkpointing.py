@@ -1,0 +1,167 @@
+"""The output directory of a run: finished artifacts, and unfinished ones with `state/` inside.
+
+A checkpoint is an artifact like any other plus `state/`: optimizer.safetensors (moments by
+parameter name, torch RNG) and progress.json (step, loader position). Both are written to a
+temporary directory that then takes the place of the old one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from wrinklefree.configs.config import RunConfig
+from wrinklefree.errors import FormatError, UsageError
+from wrinklefree.models.checkpoint import is_artifact, write_artifact
+from wrinklefree.models.manifest import Manifest, read_manifest
+from wrinklefree.models.staging import staged_directory
+from wrinklefree.models.weights import WEIGHTS_NAME
+from wrinklefree.training.metrics import METRICS_NAME
+
+STATE_DIR = "state"
+RNG = "torch_rng"
+# Settings that may differ between an interrupted run and its continuation.
+FREE_SETTINGS = ("out", "resume", "training.eval_every", "training.save_every")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where an interrupted run stands: the number of finished steps and the loader's position."""
+
+    step: int
+    loader: dict[str, Any]
+
+
+def recipe_of(config: RunConfig) -> dict[str, Any]:
+    """The settings of a run as JSON values, for the manifest."""
+    recipe = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert isinstance(recipe, dict)
+    return recipe
+
+
+def find_progress(config: RunConfig, parent: str | None) -> Progress | None:
+    """Where to continue in `config.out`; None to start at step 0.
+
+    Raises UsageError when `out` holds something else, or a run with other settings.
+    """
+    out = Path(config.out)
+    if not _holds_same_run(config, parent) or not (out / STATE_DIR).is_dir():
+        return None
+    try:
+        fields = json.loads((out / STATE_DIR / "progress.json").read_text(encoding="utf-8"))
+        return Progress(int(fields["step"]), dict(fields["loader"]))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise FormatError(
+            f"{out}/{STATE_DIR} is damaged ({error}); start anew with resume=never"
+        ) from None
+
+
+def is_finished(config: RunConfig, parent: str | None) -> bool:
+    """Whether `out` already is the artifact that this run would make."""
+    return _holds_same_run(config, parent) and not (Path(config.out) / STATE_DIR).is_dir()
+
+
+def _holds_same_run(config: RunConfig, parent: str | None) -> bool:
+    out = Path(config.out)
+    leftovers = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if leftovers and not is_artifact(out) and leftovers != {METRICS_NAME}:
+        raise UsageError(f"out={out} exists and is not an artifact: remove it or choose another")
+    if config.resume == "never" or not is_artifact(out):
+        return False
+    manifest = read_manifest(out)
+    differences = _differences(manifest.recipe, recipe_of(config))
+    if manifest.parent != parent:
+        differences.append("the artifact it starts from has changed")
+    if differences:
+        raise UsageError(
+            f"out={out} holds a run with other settings ({'; '.join(differences)}); choose another "
+            "out, or resume=never to replace it"
+        )
+    return True
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        name, before, now = prefix + key, old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            found += _differences(before, now, f"{name}.")
+        elif before != now and name not in FREE_SETTINGS:
+            found.append(f"{name} was {before}, now {now}")
+    return found
+
+
+def save_checkpoint(
+    out: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    manifest: Manifest,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+) -> None:
+    """Replace `out` by an artifact that a run can continue from."""
+    names: dict[torch.Tensor, str] = {p: name for name, p in model.named_parameters()}
+    tensors = {RNG: torch.get_rng_state()}
+    for parameter, moments in optimizer.state.items():
+        for key, value in moments.items():
+            tensors[f"{key}.{names[parameter]}"] = value.detach().cpu().contiguous()
+    with staged_directory(out) as staged:
+        write_artifact(model, tokenizer, staged, manifest)
+        _copy_metrics(out, staged)
+        state = staged / STATE_DIR
+        state.mkdir()
+        save_file(tensors, state / "optimizer.safetensors")
+        (state / "progress.json").write_text(
+            json.dumps(dataclasses.asdict(progress)), encoding="utf-8"
+        )
+
+
+def save_finished(
+    out: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    manifest: Manifest,
+) -> None:
+    """Replace `out` by the finished artifact, without `state/`."""
+    with staged_directory(out) as staged:
+        write_artifact(model, tokenizer, staged, manifest)
+        _copy_metrics(out, staged)
+
+
+def restore_weights(out: Path, model: PreTrainedModel) -> None:
+    """Overwrite the parameters by those of the checkpoint in `out`."""
+    tensors = load_file(out / WEIGHTS_NAME)
+    parameters = dict(model.named_parameters())
+    if parameters.keys() != tensors.keys():
+        odd = ", ".join(sorted(parameters.keys() ^ tensors.keys()))
+        raise FormatError(f"{out}/{WEIGHTS_NAME} does not fit the model: {odd}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def restore_optimizer(out: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
+    """Load the moments and the torch RNG."""
+    tensors = load_file(out / STATE_DIR / "optimizer.safetensors")
+    torch.set_rng_state(tensors.pop(RNG))
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        moment, _, name = key.partition(".")
+        if name not in parameters:
+            raise FormatError(f"{out}/{STATE_DIR} holds moments of an unknown parameter {name}")
+        parameter = parameters[name]
+        # The step counter stays where AdamW(fused=True) keeps it: with its parameter.
+        optimizer.state[parameter][moment] = value.to(parameter.device)
+
+
+def _copy_metrics(out: Path, staged: Path) -> None:
+    if (out / METRICS_NAME).is_file():
+        shutil.copyfile(out / METRICS_NAME, staged / METRICS_NAME)

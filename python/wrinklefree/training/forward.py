@@ -1,0 +1,86 @@
+"""One forward pass: hidden states, relation states, and logits only where a loss needs them.
+
+The language-model head is the largest matrix of a small model (SmolLM2-135M: 28.3M of 134.5M
+parameters), so it is applied to the selected positions alone.
+Shapes: B rows, L tokens, D hidden width, H heads, N head width, P selected positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from wrinklefree.data.loader import Batch
+from wrinklefree.models.attention_states import capture_attention
+
+QKV = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # each [B, H, L, N]
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What the decoder stack computed for a batch."""
+
+    last_BLD: torch.Tensor  # after the final norm: the head's input
+    layers_BLD: tuple[torch.Tensor, ...]  # output of each layer, the last one normed; () if unasked
+    relation: Mapping[int, QKV]  # after q/k norms and RoPE, K and V before head repetition
+
+
+def decode(
+    model: PreTrainedModel,
+    batch: Batch,
+    *,
+    relation_layers: Collection[int] = (),
+    with_layers: bool = False,
+) -> Hidden:
+    """Run the decoder stack, without the head."""
+    capture: contextlib.AbstractContextManager[Any] = contextlib.nullcontext({})
+    if relation_layers:
+        capture = capture_attention(model, relation_layers)
+    with capture as relation:
+        output = model.base_model(
+            input_ids=batch.tokens_BL,
+            position_ids=batch.positions_BL,
+            attention_mask=_attention_mask(batch),
+            use_cache=False,
+            output_hidden_states=with_layers,
+        )
+    layers = tuple(output.hidden_states[1:]) if with_layers else ()
+    return Hidden(output.last_hidden_state, layers, relation)
+
+
+def _attention_mask(batch: Batch) -> torch.Tensor | None:
+    """Causal within each document, bool [B, 1, L, L]; None (plain causal) for one document a row.
+
+    Padding lies on the right, where causal attention never looks, so it needs no mask.
+    """
+    if not batch.is_packed:
+        return None
+    documents = batch.documents_BL
+    length = documents.shape[1]
+    is_past = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
+    return ((documents[:, :, None] == documents[:, None, :]) & is_past)[:, None]
+
+
+def head(model: PreTrainedModel) -> nn.Module:
+    """The language-model head."""
+    module: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return module
+
+
+def logits_at(
+    model: PreTrainedModel, hidden_BLD: torch.Tensor, where_BL: torch.Tensor
+) -> torch.Tensor:
+    """Logits [P, V] at the positions that are True, in row-major order."""
+    logits: torch.Tensor = head(model)(hidden_BLD[where_BL])
+    return logits
+
+
+def device_of(model: PreTrainedModel) -> torch.device:
+    """Where the model's parameters are."""
+    return next(model.parameters()).device

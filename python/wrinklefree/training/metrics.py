@@ -1,0 +1,96 @@
+"""What a run reports: one JSON object per step in metrics.jsonl, and a line or a bar for people."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+log = logging.getLogger(__name__)
+
+METRICS_NAME = "metrics.jsonl"
+PLAIN_LINES = 20  # lines of a run that writes to a file or pipe
+
+
+class MetricsLog:
+    """Appends to `directory`/metrics.jsonl; shows a bar on a terminal, else about 20 lines."""
+
+    def __init__(self, directory: Path, *, stage: str, total_steps: int, start_step: int) -> None:
+        self.path = directory / METRICS_NAME
+        self.stage = stage
+        self.total_steps = total_steps
+        directory.mkdir(parents=True, exist_ok=True)
+        _drop_lines_from(self.path, start_step)
+        self._start_step = start_step
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+
+    def __enter__(self) -> MetricsLog:
+        if sys.stderr.isatty():
+            self._progress = Progress(
+                TextColumn(self.stage),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[summary]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._progress.add_task(
+                self.stage, total=self.total_steps, completed=self._start_step, summary=""
+            )
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def write(self, kind: str, step: int, **values: float) -> None:
+        """Append one object: kind ("train" or "eval"), stage, step and the values."""
+        entry: dict[str, Any] = {"kind": kind, "stage": self.stage, "step": step, **values}
+        with self.path.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(entry) + "\n")
+
+    def show(self, step: int, **values: float) -> None:
+        """Tell people about a finished step."""
+        summary = " ".join(f"{name} {value:.4g}" for name, value in values.items())
+        done = step + 1
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, summary=summary)
+        elif done % math.ceil(self.total_steps / PLAIN_LINES) == 0 or done == self.total_steps:
+            log.info("%s step %d/%d: %s", self.stage, done, self.total_steps, summary)
+
+
+def _drop_lines_from(path: Path, step: int) -> None:
+    """Forget what an interrupted run logged after its last checkpoint: those steps come again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the line that was being written when the run died
+        # A checkpoint is written after the evaluation of its step and before its training.
+        if entry["step"] < step or (entry["step"] == step and entry["kind"] == "eval"):
+            kept.append(line + "\n")
+    path.write_text("".join(kept), encoding="utf-8")

@@ -1,0 +1,93 @@
+"""What a run would do: steps, tokens, sizes, memory. Reads configuration and data, no weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from wrinklefree.configs.config import GradientConfig, RunConfig
+from wrinklefree.errors import UsageError
+from wrinklefree.models.teacher import load_tokenizer
+from wrinklefree.training.run import Rows, load_rows, num_steps
+
+FLOAT_BYTES = 4
+# float32 tensors kept for backward per layer and token: about 16 of hidden width (norms, Q, K, V,
+# attention, residuals, fake-quantized copies) and 6 of intermediate width (gate, up, product).
+HIDDEN_COPIES, INTERMEDIATE_COPIES = 16, 6
+LOGIT_COPIES = 3  # logits, log-softmax, gradient
+
+
+def plan(config: RunConfig) -> dict[str, Any]:
+    """JSON values. Raises UsageError for a model or data that the run could not read."""
+    model_config = _model_config(config)
+    model = _empty_model(model_config)
+    tokenizer = load_tokenizer(config.model.path, revision=config.model.revision)
+    if tokenizer is None:
+        raise UsageError(f"model.path={config.model.path} has no tokenizer files")
+    rows = load_rows(config.data, tokenizer)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    facts: dict[str, Any] = {
+        "stage": config.training.stage,
+        "model": config.model.path,
+        "out": config.out,
+        "parameters": parameters,
+        "rows": len(rows.train),
+        "rows_skipped": rows.train.skipped,
+        "eval_rows": len(rows.evaluation) if rows.evaluation is not None else 0,
+        "tokens_per_epoch": len(rows.train.tokens),
+        "labels_per_epoch": rows.train.num_labels,
+        "artifact_bytes": parameters * FLOAT_BYTES,
+    }
+    if isinstance(config.training, GradientConfig):
+        facts |= _loop_facts(config.training, rows, model_config, parameters)
+    return facts
+
+
+def _loop_facts(
+    training: GradientConfig, rows: Rows, model: PretrainedConfig, parameters: int
+) -> dict[str, Any]:
+    steps = num_steps(training, len(rows.train))
+    batches_per_epoch = -(-len(rows.train) // training.batch_size)
+    share = steps * training.accumulation / batches_per_epoch
+    longest = int(rows.train.lengths.max())
+    tokens = training.batch_size * longest
+    per_token = model.num_hidden_layers * (
+        HIDDEN_COPIES * model.hidden_size + INTERMEDIATE_COPIES * model.intermediate_size
+    )
+    labels = min(tokens, -(-rows.train.num_labels // len(rows.train)) * training.batch_size)
+    logits = labels * model.vocab_size * LOGIT_COPIES
+    # Masters, gradients and two moments; a teacher adds its weights.
+    weights = parameters * (4 + (1 if training.teacher is not None else 0))
+    return {
+        "steps": steps,
+        "epochs": round(share, 3),
+        "tokens": round(len(rows.train.tokens) * share),
+        "teacher": training.teacher,
+        "checkpoint_bytes": parameters * FLOAT_BYTES * 3,
+        "memory_bytes_estimate": (weights + tokens * per_token + logits) * FLOAT_BYTES,
+    }
+
+
+def _model_config(config: RunConfig) -> PretrainedConfig:
+    path, revision = config.model.path, config.model.revision or "main"
+    try:
+        loaded = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        kind = "has no readable config.json" if Path(path).is_dir() else "is no such directory"
+        raise UsageError(f"model.path={path} {kind}: {reason}") from None
+    assert isinstance(loaded, PretrainedConfig)
+    return loaded
+
+
+def _empty_model(config: PretrainedConfig) -> PreTrainedModel:
+    # The norms of an artifact (thousands of values) are left out of the count.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    assert isinstance(model, PreTrainedModel)
+    return model

@@ -1,0 +1,175 @@
+"""A run from its config: data, objective, teacher, loop, artifact. Stages call `train`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from wrinklefree.configs.config import DataConfig, GradientConfig, RunConfig
+from wrinklefree.data.loader import Loader
+from wrinklefree.data.packing import TokenRows, tokenize
+from wrinklefree.data.sources import read_records
+from wrinklefree.errors import UsageError
+from wrinklefree.models.manifest import Manifest
+from wrinklefree.models.surgery import get_lambda, quant_config_of
+from wrinklefree.models.teacher import load_teacher
+from wrinklefree.training import checkpointing, continuity
+from wrinklefree.training.evaluation import Evaluation
+from wrinklefree.training.interrupt import StopRequest
+from wrinklefree.training.metrics import MetricsLog
+from wrinklefree.training.objective import Objective, build_objective
+from wrinklefree.training.optim import build_optimizer, freeze
+from wrinklefree.training.precision import Precision, choose_precision
+from wrinklefree.training.schedule import lambda_ramp, learning_rate
+from wrinklefree.training.student import Student
+from wrinklefree.training.teacher import Teacher
+from wrinklefree.training.teacher_cache import CachedTeacher
+from wrinklefree.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+TEACHER_CACHE_DIR = "teacher-cache"  # beside `out`, shared by the runs there
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Training rows, and evaluation rows if there are any."""
+
+    train: TokenRows
+    evaluation: TokenRows | None
+
+
+def load_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> Rows:
+    """Tokenize the data. Without data.eval_path the last rows, at most a tenth, are held out."""
+    rows = tokenize(read_records(config), tokenizer, max_length=config.max_length)
+    if rows.skipped:
+        log.info(
+            "skipped %d of %d records: longer than data.max_length=%d",
+            rows.skipped,
+            rows.skipped + len(rows),
+            config.max_length,
+        )
+    if config.eval_path is not None and config.eval_rows > 0:
+        records = read_records(config, config.eval_path)
+        held_out = tokenize(records, tokenizer, max_length=config.max_length)
+        evaluation, _ = held_out.split(min(config.eval_rows, len(held_out)))
+        return Rows(rows, evaluation)
+    num_held_out = min(config.eval_rows, len(rows) // 10)
+    if num_held_out == 0:
+        return Rows(rows, None)
+    train_rows, evaluation = rows.split(len(rows) - num_held_out)
+    return Rows(train_rows, evaluation)
+
+
+def num_steps(config: GradientConfig, num_rows: int) -> int:
+    """Optimizer steps of a run over so many rows."""
+    if config.steps is not None:
+        return config.steps
+    batches = math.ceil(num_rows / config.batch_size)
+    return max(1, math.ceil(config.epochs * batches / config.accumulation))
+
+
+def train(config: RunConfig, student: Student) -> Path:
+    """Train the student as config.training says and leave the artifact at config.out.
+
+    Continues an interrupted run in `out`. Raises KeyboardInterrupt after saving when stopped.
+    """
+    training = config.training
+    assert isinstance(training, GradientConfig)
+    progress = checkpointing.find_progress(config, student.parent)
+    out, model = Path(config.out), student.model
+    precision = choose_precision(training)
+    rows = load_rows(config.data, student.tokenizer)
+    total_steps = num_steps(training, len(rows.train))
+    torch.manual_seed(training.seed)
+
+    is_ternary = quant_config_of(model) is not None
+    ramp = lambda_ramp(training, total_steps, start=get_lambda(model)) if is_ternary else None
+    if progress is not None:
+        log.info("continuing %s at step %d of %d", out, progress.step, total_steps)
+        checkpointing.restore_weights(out, model)
+    model.to(precision.device)  # type: ignore[arg-type]
+    freeze(model, training.freeze)
+    objective = build_objective(training, model)
+    loader = Loader(rows.train, batch_size=training.batch_size, seed=training.seed)
+    optimizer = build_optimizer(model, training)
+    if progress is not None:
+        loader.load_state_dict(progress.loader)
+        checkpointing.restore_optimizer(out, model, optimizer)
+
+    def manifest(finished_steps: int, **metrics: Any) -> Manifest:
+        return Manifest(
+            stage=training.stage,
+            parent=student.parent,
+            recipe=checkpointing.recipe_of(config),
+            data_position=loader.state_dict(),
+            metrics={"steps": finished_steps, "total_steps": total_steps, **metrics},
+        )
+
+    def save(step: int) -> None:
+        position = checkpointing.Progress(step, loader.state_dict())
+        checkpointing.save_checkpoint(
+            out, model, student.tokenizer, manifest(step), optimizer, position
+        )
+
+    evaluation = Evaluation(rows.evaluation, training.batch_size)
+    trainer = Trainer(
+        model=model,
+        objective=objective,
+        teacher=_open_teacher(config, student, objective, rows.train, precision),
+        loader=loader,
+        evaluation=evaluation,
+        optimizer=optimizer,
+        learning_rate=learning_rate(training, total_steps),
+        ramp=ramp,
+        precision=precision,
+        total_steps=total_steps,
+        accumulation=training.accumulation,
+        max_grad_norm=training.max_grad_norm,
+        eval_every=training.eval_every,
+        save_every=training.save_every,
+        save=save,
+    )
+    start_step = progress.step if progress is not None else 0
+    report = MetricsLog(out, stage=training.stage, total_steps=total_steps, start_step=start_step)
+    with report as metrics, StopRequest() as stop:
+        trainer.run(metrics, stop, start_step=start_step)
+    measured = evaluation.measure(model)
+    model.cpu()  # the next stage checks the continuity record on the CPU
+    final = manifest(
+        total_steps,
+        evaluation=measured,
+        **{continuity.METRIC: continuity.record(model, continuity.probe_tokens(rows.train))},
+    )
+    checkpointing.save_finished(out, model, student.tokenizer, final)
+    return out
+
+
+def _open_teacher(
+    config: RunConfig,
+    student: Student,
+    objective: Objective,
+    rows: TokenRows,
+    precision: Precision,
+) -> Teacher | CachedTeacher | None:
+    training = config.training
+    assert isinstance(training, GradientConfig)
+    if not objective.needs_teacher:
+        return None
+    if training.teacher is None:
+        raise UsageError(
+            f"{training.stage} distils from a teacher; give training.teacher=DIR (a float model)"
+        )
+    model, _ = load_teacher(training.teacher, revision=training.teacher_revision)
+    teacher = Teacher(model, objective, student=student.model, precision=precision)
+    if not training.cache_teacher:
+        return teacher
+    cached = CachedTeacher(teacher, rows, Path(config.out).parent / TEACHER_CACHE_DIR)
+    log.info("teacher outputs are kept in %s", cached.directory)
+    return cached

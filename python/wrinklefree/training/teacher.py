@@ -1,0 +1,88 @@
+"""The frozen teacher and what the objective asks of it (teacher_cache.py keeps it on disk)."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel
+
+from wrinklefree.data.loader import Batch
+from wrinklefree.errors import UsageError
+from wrinklefree.training.forward import Hidden, decode, head
+from wrinklefree.training.losses import check_split_heads
+from wrinklefree.training.objective import Objective, TeacherOutputs, state_widths
+from wrinklefree.training.precision import Precision
+
+
+class Teacher:
+    """Outputs of a frozen model in the form that an objective compares with."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        objective: Objective,
+        *,
+        student: PreTrainedModel,
+        precision: Precision,
+    ) -> None:
+        check_match(model, student, objective)
+        self.model = model.train(False).requires_grad_(False)
+        self.model.to(precision.device)
+        self.objective = objective
+        self.precision = precision
+        self.relation_layers = objective.relation_layers if objective.gamma > 0 else ()
+        self._layer_of = {
+            layer: _same_depth(layer, student, model) for layer in self.relation_layers
+        }
+
+    def __call__(self, batch: Batch) -> TeacherOutputs:
+        """What the objective needs for this batch."""
+        hidden = self.decode(batch)
+        logits = self.logits(hidden.last_BLD[self.objective.kd_positions_BL(batch)])
+        return TeacherOutputs(logits, hidden.layers_BLD, hidden.relation)
+
+    @torch.no_grad()
+    def decode(self, batch: Batch) -> Hidden:
+        """Hidden and relation states, the latter keyed by the student's layers."""
+        with self.precision.autocast():
+            hidden = decode(
+                self.model,
+                batch,
+                relation_layers=tuple(self._layer_of.values()),
+                with_layers=self.objective.layerwise_weight > 0,
+            )
+        relation = {own: hidden.relation[theirs] for own, theirs in self._layer_of.items()}
+        return Hidden(hidden.last_BLD, hidden.layers_BLD, relation)
+
+    @torch.no_grad()
+    def logits(self, hidden_PD: torch.Tensor) -> torch.Tensor | None:
+        """The head applied to final hidden states; None when no term compares logits."""
+        if self.objective.kd_weight == 0:
+            return None
+        with self.precision.autocast():
+            logits: torch.Tensor = head(self.model)(hidden_PD)
+        return logits
+
+
+def _same_depth(layer: int, student: PreTrainedModel, teacher: PreTrainedModel) -> int:
+    """The teacher's layer at the same relative depth (the same layer for equal depths)."""
+    own, theirs = int(student.config.num_hidden_layers), int(teacher.config.num_hidden_layers)
+    return max(round((layer + 1) * theirs / own) - 1, 0)
+
+
+def check_match(teacher: PreTrainedModel, student: PreTrainedModel, objective: Objective) -> None:
+    """Raises UsageError when the objective cannot compare these two models."""
+    theirs, own = teacher.config, student.config
+    if theirs.vocab_size != own.vocab_size:
+        raise UsageError(
+            f"teacher and student differ in vocabulary ({theirs.vocab_size} and {own.vocab_size}); "
+            "distillation needs the same tokenizer"
+        )
+    if objective.gamma > 0:
+        check_split_heads(objective.split_heads, *state_widths(student), *state_widths(teacher))
+    if objective.layerwise_weight > 0:
+        shape = (own.num_hidden_layers, own.hidden_size)
+        if (theirs.num_hidden_layers, theirs.hidden_size) != shape:
+            raise UsageError(
+                f"the hidden-state loss needs a teacher of {shape[0]} layers and width {shape[1]}; "
+                "for one of another size set training.layerwise_weight=0"
+            )

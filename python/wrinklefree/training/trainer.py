@@ -1,0 +1,107 @@
+"""The training loop that all stages share: evaluate, save, step, log, next."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from wrinklefree.data.loader import Batch, Loader
+from wrinklefree.models.surgery import set_lambda
+from wrinklefree.training.evaluation import Evaluation
+from wrinklefree.training.finite import check_gradients, check_loss
+from wrinklefree.training.interrupt import StopRequest
+from wrinklefree.training.metrics import MetricsLog
+from wrinklefree.training.objective import Objective, TeacherOutputs, count
+from wrinklefree.training.optim import set_learning_rate
+from wrinklefree.training.precision import Precision
+from wrinklefree.training.schedule import LambdaRamp, LearningRate
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """Everything one loop needs. `ramp` is None for a float model."""
+
+    model: PreTrainedModel
+    objective: Objective
+    teacher: Callable[[Batch], TeacherOutputs] | None
+    loader: Loader
+    evaluation: Evaluation
+    optimizer: torch.optim.Optimizer
+    learning_rate: LearningRate
+    ramp: LambdaRamp | None
+    precision: Precision
+    total_steps: int
+    accumulation: int
+    max_grad_norm: float
+    eval_every: int
+    save_every: int
+    save: Callable[[int], None]  # given the number of finished steps
+
+    def run(self, metrics: MetricsLog, stop: StopRequest, *, start_step: int = 0) -> None:
+        """Train from `start_step` to the end. Saves and raises KeyboardInterrupt when stopped."""
+        self.model.train()
+        for step in range(start_step, self.total_steps):
+            if self.ramp is not None:
+                set_lambda(self.model, self.ramp.at(step))
+            if self._is_due(step, self.eval_every, start_step) or step == 0:
+                metrics.write("eval", step, **self.evaluation.measure(self.model))
+
+            if stop.is_set or self._is_due(step, self.save_every, start_step):
+                self.save(step)
+            if stop.is_set:
+                log.info("saved at step %d; the same command continues from there", step)
+                raise KeyboardInterrupt
+
+            values = self._step(step)
+
+            metrics.write("train", step, **values)
+            metrics.show(step, loss=values["loss"], tokens_per_s=values["tokens_per_s"])
+
+        if self.ramp is not None:
+            set_lambda(self.model, 1.0)
+        self.model.train(False)
+        metrics.write("eval", self.total_steps, **self.evaluation.measure(self.model))
+
+    def _step(self, step: int) -> dict[str, float]:
+        """One optimizer step; returns what to log. Raises NonFiniteError before weights change."""
+        began = time.perf_counter()
+        batches = [next(self.loader).to(self.precision.device) for _ in range(self.accumulation)]
+        counts = count(batches)
+        sums: dict[str, float] = {}
+        for batch in batches:
+            teacher = self.teacher(batch) if self.teacher is not None else None
+            with self.precision.autocast():
+                terms = self.objective.terms(self.model, batch, teacher, counts)
+            loss = torch.stack(list(terms.values())).sum()
+            check_loss(loss, self.model, batch, step=step)
+            loss.backward()  # type: ignore[no-untyped-call]
+            for name, term in terms.items():
+                sums[f"loss_{name}"] = sums.get(f"loss_{name}", 0.0) + float(term)
+
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        check_gradients(norm, self.model, step=step)
+        lr = self.learning_rate.at(step)
+        set_learning_rate(self.optimizer, lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - began
+        return {
+            "loss": sum(sums.values()),
+            **sums,
+            "grad_norm": float(norm),
+            "lr": lr,
+            **({"lambda": self.ramp.at(step)} if self.ramp is not None else {}),
+            "labels": counts.labels,
+            "tokens": counts.tokens,
+            "tokens_per_s": counts.tokens / seconds,
+        }
+
+    def _is_due(self, step: int, every: int, start_step: int) -> bool:
+        return every > 0 and step > start_step and step % every == 0
