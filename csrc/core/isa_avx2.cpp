@@ -8,9 +8,14 @@
 
 namespace wf {
 namespace {
+#include "lanes_avx2.h"
 #include "tile_avx2.h"
 //
 #include "act_quant.inl"
+#include "norm.inl"
+//
+#include "attention.inl"
+#include "dense.inl"
 #include "ternary_gemm.inl"
 #include "weight_quant.inl"
 //

@@ -6,9 +6,14 @@
 
 namespace wf {
 namespace {
+#include "lanes_scalar.h"
 #include "tile_scalar.h"
 //
 #include "act_quant.inl"
+#include "norm.inl"
+//
+#include "attention.inl"
+#include "dense.inl"
 #include "ternary_gemm.inl"
 #include "weight_quant.inl"
 //

@@ -15,6 +15,9 @@ namespace wf {
 // Element types of a dense (unquantized) weight matrix.
 enum class DenseType : std::uint8_t { f32, f16, bf16, q8_0 };
 
+// What a gated feed-forward layer does with its gate: x / (1 + e^-x), or max(x, 0)^2.
+enum class Gate : std::uint8_t { silu, relu2 };
+
 // Stride in bytes of one int8 activation row: whole cache lines, so that kernels may read 64 at
 // once.
 constexpr std::int64_t kActAlign = 64;
@@ -55,6 +58,25 @@ struct KernelTable {
   // code = clamp(rint(w * (1 / scale)), -1, 1). w must be finite.
   void (*ternary_codes)(const float* w, std::int64_t count, float scale,
                         std::int8_t* codes) noexcept;
+
+  // y[r, j] = sum over k of x[r, k] * w[j, k] for n_begin <= j < n_end, for dense rows of `type`
+  // one after the other (Q8_0 as in GGUF: k is a multiple of 32). In float32, the same bits for any
+  // number of rows and any range; they differ between instruction sets. So do those of all kernels
+  // below.
+  void (*gemm_f32_dense)(const float* x, std::int64_t x_stride, std::int64_t rows, const void* w,
+                         DenseType type, std::int64_t k, std::int64_t n_begin, std::int64_t n_end,
+                         float* y, std::int64_t y_stride) noexcept;
+  // y = gain * x / sqrt(mean(x^2) + eps); a null gain is all ones. x and y may be the same.
+  void (*rms_norm)(const float* x, const float* gain, std::int64_t k, float eps, float* y) noexcept;
+  // y = act(gate) * up. y may be gate or up.
+  void (*gated_act)(const float* gate, const float* up, std::int64_t n, Gate kind,
+                    float* y) noexcept;
+  // out = softmax(scale * q . keys^T) . values for one query head; keys and values are
+  // [positions, head_dim], positions >= 1.
+  void (*attention)(const float* q, const float* keys, const float* values, std::int64_t positions,
+                    std::int64_t head_dim, float scale, float* out) noexcept;
+  // log(sum of e^x), n >= 1.
+  float (*log_sum_exp)(const float* x, std::int64_t n) noexcept;
 };
 
 }  // namespace wf

@@ -8,5 +8,10 @@ constexpr KernelTable make_table(const char* isa) {
       .gemm_s8_t2_i32 = gemm_s8_t2_i32,
       .sum_abs = sum_abs,
       .ternary_codes = ternary_codes,
+      .gemm_f32_dense = gemm_f32_dense,
+      .rms_norm = rms_norm,
+      .gated_act = gated_act,
+      .attention = attention,
+      .log_sum_exp = log_sum_exp,
   };
 }

@@ -1,0 +1,66 @@
+// Eight float32 lanes in plain C++, for instruction sets without a header of their own.
+struct F8 {
+  float v[8];
+};
+
+template <typename Operation>
+inline F8 each(F8 a, F8 b, Operation operation) {
+  F8 out;
+  for (int i = 0; i < 8; ++i) out.v[i] = operation(a.v[i], b.v[i]);
+  return out;
+}
+
+inline F8 splat(float x) { return {{x, x, x, x, x, x, x, x}}; }
+inline F8 load(const float* p) {
+  F8 out;
+  for (int i = 0; i < 8; ++i) out.v[i] = p[i];
+  return out;
+}
+inline void store(float* p, F8 a) {
+  for (int i = 0; i < 8; ++i) p[i] = a.v[i];
+}
+inline F8 add(F8 a, F8 b) {
+  return each(a, b, [](float x, float y) { return x + y; });
+}
+inline F8 sub(F8 a, F8 b) {
+  return each(a, b, [](float x, float y) { return x - y; });
+}
+inline F8 mul(F8 a, F8 b) {
+  return each(a, b, [](float x, float y) { return x * y; });
+}
+inline F8 div(F8 a, F8 b) {
+  return each(a, b, [](float x, float y) { return x / y; });
+}
+inline F8 min(F8 a, F8 b) {
+  return each(a, b, [](float x, float y) { return x < y ? x : y; });
+}
+inline F8 max(F8 a, F8 b) {
+  return each(a, b, [](float x, float y) { return x > y ? x : y; });
+}
+inline F8 mul_add(F8 a, F8 b, F8 c) { return add(mul(a, b), c); }
+
+inline F8 load_f16(const std::uint8_t* p) {
+  F8 out;
+  for (int i = 0; i < 8; ++i) out.v[i] = half::f16_to_f32(half::load_u16(p + 2 * i));
+  return out;
+}
+inline F8 load_bf16(const std::uint8_t* p) {
+  F8 out;
+  for (int i = 0; i < 8; ++i) out.v[i] = half::bf16_to_f32(half::load_u16(p + 2 * i));
+  return out;
+}
+inline F8 load_s8(const std::uint8_t* p) {
+  F8 out;
+  for (int i = 0; i < 8; ++i) out.v[i] = static_cast<float>(static_cast<std::int8_t>(p[i]));
+  return out;
+}
+
+// 2^n of lanes that hold n + 1.5 * 2^23, -126 <= n <= 127.
+inline F8 exponent_of_biased(F8 a) {
+  F8 out;
+  for (int i = 0; i < 8; ++i) {
+    const auto bits = __builtin_bit_cast(std::uint32_t, a.v[i]);
+    out.v[i] = __builtin_bit_cast(float, (bits - (0x4b400000u - 127u)) << 23);
+  }
+  return out;
+}

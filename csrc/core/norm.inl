@@ -1,0 +1,94 @@
+// RMS norm, gated activations and log-sum-exp, on the eight lanes of lanes_*.h. The order of every
+// sum is fixed, so a row gives the same bits wherever it is computed.
+
+// Lanes i and i + 4 first, then pairs.
+inline float lane_sum(F8 a) {
+  float v[8];
+  store(v, a);
+  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+
+inline float lane_max(F8 a) {
+  float v[8];
+  store(v, a);
+  float most = v[0];
+  for (int i = 1; i < 8; ++i) most = v[i] > most ? v[i] : most;
+  return most;
+}
+
+// e^x by 2^n * e^r with |r| <= ln 2 / 2; about 1 ulp. Arguments are clamped to what float32 holds,
+// so e^-inf is 2^-126 or so, not 0: callers mask lanes that must not count.
+inline F8 exponential(F8 x) {
+  x = min(max(x, splat(-87.3f)), splat(88.3f));
+  const F8 biased = mul_add(x, splat(1.44269504f), splat(12582912.0f));
+  const F8 n = sub(biased, splat(12582912.0f));
+  // ln 2 in two parts: the first has few enough bits that n times it is exact.
+  F8 r = sub(x, mul(n, splat(0.693359375f)));
+  r = sub(r, mul(n, splat(-2.12194440e-4f)));
+  F8 p = splat(1.9875691500e-4f);
+  p = mul_add(p, r, splat(1.3981999507e-3f));
+  p = mul_add(p, r, splat(8.3334519073e-3f));
+  p = mul_add(p, r, splat(4.1665795894e-2f));
+  p = mul_add(p, r, splat(1.6666665459e-1f));
+  p = mul_add(p, r, splat(5.0000001201e-1f));
+  p = mul_add(mul(p, r), r, add(r, splat(1.0f)));
+  return mul(p, exponent_of_biased(biased));
+}
+
+// One value through a lane function, for what is left after the last eight.
+template <typename Function>
+inline float by_lanes(float x, Function function) {
+  float v[8];
+  store(v, function(splat(x)));
+  return v[0];
+}
+
+void rms_norm(const float* x, const float* gain, std::int64_t k, float eps, float* y) noexcept {
+  F8 sums[4] = {splat(0), splat(0), splat(0), splat(0)};
+  std::int64_t i = 0;
+  for (; i + 32 <= k; i += 32) {
+    for (int j = 0; j < 4; ++j) {
+      const F8 v = load(x + i + 8 * j);
+      sums[j] = mul_add(v, v, sums[j]);
+    }
+  }
+  float rest = 0;
+  for (; i < k; ++i) rest += x[i] * x[i];
+  const float total = lane_sum(add(add(sums[0], sums[1]), add(sums[2], sums[3]))) + rest;
+  const float inverse = 1.0f / __builtin_sqrtf(total / static_cast<float>(k) + eps);
+  if (gain == nullptr) {
+    for (i = 0; i < k; ++i) y[i] = x[i] * inverse;
+  } else {
+    for (i = 0; i < k; ++i) y[i] = gain[i] * (x[i] * inverse);
+  }
+}
+
+inline F8 silu(F8 x) { return div(x, add(splat(1.0f), exponential(sub(splat(0.0f), x)))); }
+
+void gated_act(const float* gate, const float* up, std::int64_t n, Gate kind, float* y) noexcept {
+  if (kind == Gate::relu2) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      const float positive = gate[i] > 0 ? gate[i] : 0;
+      y[i] = positive * positive * up[i];
+    }
+    return;
+  }
+  std::int64_t i = 0;
+  for (; i + 8 <= n; i += 8) store(y + i, mul(silu(load(gate + i)), load(up + i)));
+  for (; i < n; ++i) y[i] = by_lanes(gate[i], silu) * up[i];
+}
+
+float log_sum_exp(const float* x, std::int64_t n) noexcept {
+  F8 largest = splat(x[0]);
+  std::int64_t i = 0;
+  for (; i + 8 <= n; i += 8) largest = max(largest, load(x + i));
+  float most = lane_max(largest);
+  for (; i < n; ++i) most = x[i] > most ? x[i] : most;
+  const F8 shift = splat(most);
+  F8 sum = splat(0);
+  i = 0;
+  for (; i + 8 <= n; i += 8) sum = add(sum, exponential(sub(load(x + i), shift)));
+  float rest = 0;
+  for (; i < n; ++i) rest += by_lanes(x[i] - most, exponential);
+  return most + __builtin_logf(lane_sum(sum) + rest);
+}
