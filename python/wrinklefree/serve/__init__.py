@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server. It imports nothing of the torch wing."""

@@ -1,0 +1,139 @@
+"""Sends what a job generates to the client: as one JSON body or as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from wrinklefree.serve.errors import ApiError, generation_failed, shutting_down
+from wrinklefree.serve.generation import Finished
+from wrinklefree.serve.job import Job
+from wrinklefree.serve.replies import Reply
+from wrinklefree.serve.responses import Timings, Usage
+from wrinklefree.serve.streaming import Delta
+
+
+async def whole_answer(request: Request, job: Job, reply: Reply) -> Response:
+    """Waits for all choices; a client that hangs up cancels them."""
+    watcher = asyncio.create_task(job.cancel_on_disconnect(request.receive))
+    texts: list[list[Delta]] = [[] for _ in range(len(job))]
+    try:
+        async for index, event in job.events():
+            if isinstance(event, Finished):
+                _raise_if_failed(event)
+            else:
+                texts[index].append(event)
+    finally:
+        watcher.cancel()
+        job.cancel()
+    choices = [(_joined(deltas), job.finished[index].reason) for index, deltas in enumerate(texts)]
+    extras = {"usage": usage_of(job), "timings": timings_of(job)}
+    return Response(_json(reply.whole(choices, extras)), media_type="application/json")
+
+
+class EventStream(Response):
+    """The stream of one job. Whatever ends it, the generations end too."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, job: Job, reply: Reply, *, includes_usage: bool) -> None:
+        # X-Accel-Buffering: nginx would otherwise collect the events.
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._job = job
+        self._reply = reply
+        self._includes_usage = includes_usage
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        watcher = asyncio.create_task(self._job.cancel_on_disconnect(receive))
+        try:
+            start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+            await send(start)
+            async for data in self._events():
+                event = f"data: {data}\n\n".encode()
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            watcher.cancel()
+            self._job.cancel()
+
+    async def _events(self) -> AsyncIterator[str]:
+        for index in range(len(self._job)):
+            if (opening := self._reply.opening(index)) is not None:
+                yield self._chunk(opening)
+        async for index, event in self._job.events():
+            if isinstance(event, Delta):
+                yield self._chunk(self._reply.chunk(index, event))
+                continue
+            try:
+                _raise_if_failed(event)
+            except ApiError as error:  # the status line is gone: the error is the last event
+                yield error.body.model_dump_json()
+                return
+            is_last = len(self._job.finished) == len(self._job)
+            extras = {"timings": timings_of(self._job)} if is_last else {}
+            yield self._chunk(self._reply.closing(index, event.reason, extras))
+        if self._includes_usage:
+            yield _json(self._reply.usage_chunk(usage_of(self._job)))
+        yield "[DONE]"
+
+    def _chunk(self, body: BaseModel) -> str:
+        if self._includes_usage:  # OpenAI: null in every chunk but the last
+            body = body.model_copy(update={"usage": None})
+        return _json(body)
+
+
+def usage_of(job: Job) -> Usage:
+    """Tokens of all choices; a prompt with several choices counts once."""
+    prompt = job.num_prompt_tokens
+    completion = sum(finished.completion_tokens for finished in job.finished.values())
+    return Usage(
+        prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion
+    )
+
+
+def timings_of(job: Job) -> Timings:
+    """Times over all choices; rates are None where the time is too short to divide by."""
+    clocks = [finished.clock for finished in job.finished.values()]
+    submitted = min(clock.submitted for clock in clocks)
+    started = min(clock.started for clock in clocks)
+    first_token = min(clock.first_token for clock in clocks)
+    finished = max(clock.finished for clock in clocks)
+    num_prompt = sum(one.prompt_tokens for one in job.finished.values())
+    # The first token of each choice comes out of its prompt's last step.
+    num_decoded = sum(one.completion_tokens - 1 for one in job.finished.values())
+    return Timings(
+        queue_s=round(started - submitted, 4),
+        prompt_s=round(first_token - started, 4),
+        generation_s=round(finished - first_token, 4),
+        time_to_first_token_s=round(first_token - submitted, 4),
+        prompt_tokens_per_s=_rate(num_prompt, first_token - started),
+        completion_tokens_per_s=_rate(num_decoded, finished - first_token),
+    )
+
+
+def _rate(count: int, seconds: float) -> float | None:
+    return round(count / seconds, 2) if count > 0 and seconds > 0 else None
+
+
+def _joined(deltas: list[Delta]) -> Delta:
+    tokens = tuple(token for delta in deltas for token in delta.tokens)
+    return Delta("".join(delta.text for delta in deltas), tokens)
+
+
+def _raise_if_failed(event: Finished) -> None:
+    if event.reason == "failed":
+        raise generation_failed()
+    if event.reason == "cancelled":  # by the client, who reads no answer, or by a shutdown
+        raise shutting_down()
+
+
+def _json(body: BaseModel) -> str:
+    dumped: Any = body.model_dump_json(exclude_unset=True)
+    return str(dumped)

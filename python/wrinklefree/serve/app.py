@@ -1,0 +1,161 @@
+"""The HTTP application: routes that parse, refuse, and hand over to the engine thread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from wrinklefree.serve.answer import EventStream, whole_answer
+from wrinklefree.serve.errors import ApiError
+from wrinklefree.serve.guard import Guard
+from wrinklefree.serve.job import Job
+from wrinklefree.serve.model import ServedModel
+from wrinklefree.serve.page import chat_page
+from wrinklefree.serve.prompts import generation_makers, prompts_of
+from wrinklefree.serve.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    GenerationRequest,
+    parse,
+)
+from wrinklefree.serve.replies import ChatReply, Reply, TextReply
+from wrinklefree.serve.responses import Model, ModelList
+from wrinklefree.serve.settings import Settings
+from wrinklefree.serve.worker import Worker
+
+
+def build_app(model: ServedModel, settings: Settings) -> FastAPI:
+    """An application that serves `model`; its worker is at `app.state.worker`.
+
+    The engine thread starts and stops with the application's lifespan.
+    """
+    worker = Worker(model, settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        worker.start()
+        yield
+        await asyncio.to_thread(worker.stop)
+
+    # The interactive documentation of FastAPI loads scripts from elsewhere: off.
+    app = FastAPI(title="wrinklefree", lifespan=lifespan, openapi_url=None)
+    app.state.worker = worker
+    app.add_middleware(Guard, settings=settings)
+    _add_error_handlers(app)
+    _add_status_routes(app, model, settings, worker)
+    _add_generation_routes(app, model, settings, worker)
+    return app
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def api_error(_: Request, error: ApiError) -> Response:
+        return error.response()
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> Response:
+        reason = {404: "no such path", 405: "method not allowed"}.get(error.status_code)
+        return ApiError(
+            error.status_code, reason or "bad request", headers=error.headers
+        ).response()
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, __: Exception) -> Response:
+        return ApiError(500, "internal error; see the server's log").response()
+
+
+def _add_status_routes(
+    app: FastAPI, model: ServedModel, settings: Settings, worker: Worker
+) -> None:
+    page = chat_page()
+    entry = Model(
+        id=settings.model_name,
+        object="model",
+        created=int(time.time()),
+        owned_by="wrinklefree",
+        context_length=model.context_length,
+        facts=model.facts,
+    )
+
+    @app.get("/")
+    async def chat() -> Response:
+        return page
+
+    @app.get("/health")
+    @app.get("/ready")
+    async def health() -> Response:
+        """200 once a token was generated; 503 before that, and while shutting down."""
+        if worker.is_ready:
+            return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "unavailable"}, status_code=503)
+
+    @app.get("/v1/models")
+    async def models() -> ModelList:
+        return ModelList(object="list", data=[entry])
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> Model:
+        _check_model(name, settings)
+        return entry
+
+
+def _add_generation_routes(
+    app: FastAPI, model: ServedModel, settings: Settings, worker: Worker
+) -> None:
+    async def answer(request: Request, kind: type[GenerationRequest]) -> Response:
+        asked = parse(kind, await _body(request, settings))
+        _check_model(asked.model, settings)
+        # Tokenizing a long prompt takes a while; other streams go on meanwhile.
+        prompts = await asyncio.to_thread(prompts_of, model, asked)
+        makers = generation_makers(model, asked, prompts)
+        job = Job(worker, makers, num_prompt_tokens=sum(map(len, prompts)))
+        reply_kind: type[Reply] = ChatReply if kind is ChatRequest else TextReply
+        reply = reply_kind(settings.model_name, model.tokenizer, asked.alternatives)
+        if asked.stream:
+            return EventStream(job, reply, includes_usage=asked.includes_usage)
+        return await whole_answer(request, job, reply)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        return await answer(request, ChatRequest)
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        return await answer(request, CompletionRequest)
+
+
+def _check_model(name: str | None, settings: Settings) -> None:
+    if name is not None and name != settings.model_name:
+        raise ApiError(
+            404,
+            f"no such model; this server has {settings.model_name!r}",
+            param="model",
+            code="model_not_found",
+        )
+
+
+async def _body(request: Request, settings: Settings) -> bytes:
+    """The request body; raises ApiError 413 as soon as it is too long, 408 when it is too slow."""
+
+    async def read() -> bytes:
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > settings.max_body_bytes:
+                raise ApiError(413, f"the body is larger than {settings.max_body_bytes} bytes")
+            parts.append(part)
+        return b"".join(parts)
+
+    try:
+        return await asyncio.wait_for(read(), settings.body_timeout_s)
+    except ClientDisconnect:
+        raise ApiError(400, "the body is incomplete") from None
+    except asyncio.TimeoutError:
+        raise ApiError(408, "the body did not arrive in time") from None

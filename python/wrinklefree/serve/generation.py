@@ -1,0 +1,65 @@
+"""One choice of one request on its way through the engine thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from wrinklefree.serve.model import Sampling
+from wrinklefree.serve.streaming import Delta, TextStream
+
+FinishReason = Literal["stop", "length", "cancelled", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Moments of a generation, in seconds of time.perf_counter; 0 where it never came so far."""
+
+    submitted: float
+    started: float
+    first_token: float
+    finished: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of a generation."""
+
+    reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    clock: Clock
+
+
+Event = Delta | Finished
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """Written by the engine thread only, except `cancelled`, which any thread may set."""
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    max_tokens: int
+    end_ids: frozenset[int]
+    text: TextStream
+    emit: Callable[[Event], None]
+    cancelled: bool = False
+    slot: Any = None
+    num_fed: int = 0
+    num_generated: int = 0
+    last_token: int = -1
+    submitted: float = field(default_factory=time.perf_counter)
+    started: float = 0.0
+    first_token: float = 0.0
+
+    @property
+    def num_unfed(self) -> int:
+        """Prompt tokens that the engine has not seen yet."""
+        return len(self.prompt) - self.num_fed
+
+    def finished(self, reason: FinishReason) -> Finished:
+        clock = Clock(self.submitted, self.started, self.first_token, time.perf_counter())
+        return Finished(reason, len(self.prompt), self.num_generated, clock)

@@ -1,0 +1,61 @@
+"""One request inside the server: its generations and the events that the engine thread sends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from starlette.types import Receive
+
+from wrinklefree.serve.generation import Event, Finished, Generation
+from wrinklefree.serve.worker import Worker
+
+MakeGeneration = Callable[[Callable[[Event], None]], Generation]
+
+
+class Job:
+    """Belongs to one event loop; the engine thread reaches it only through `_post`."""
+
+    def __init__(
+        self, worker: Worker, makers: Sequence[MakeGeneration], *, num_prompt_tokens: int
+    ) -> None:
+        """Makes one generation per maker; raises ApiError if the worker takes no more."""
+        self.num_prompt_tokens = num_prompt_tokens
+        self._worker = worker
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        self._generations = [make(self._emitter(index)) for index, make in enumerate(makers)]
+        self.finished: dict[int, Finished] = {}
+        worker.submit(self._generations)
+
+    def __len__(self) -> int:
+        return len(self._generations)
+
+    def _emitter(self, index: int) -> Callable[[Event], None]:
+        def post(event: Event) -> None:
+            try:
+                self._loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
+            except RuntimeError:  # the loop is closed: nobody is left to read
+                self._generations[index].cancelled = True
+
+        return post
+
+    async def events(self) -> AsyncIterator[tuple[int, Event]]:
+        """(choice, event) as they come, until every choice is finished."""
+        while len(self.finished) < len(self._generations):
+            index, event = await self._events.get()
+            if isinstance(event, Finished):
+                self.finished[index] = event
+            yield index, event
+
+    def cancel(self) -> None:
+        """Ends the choices that still run; each still sends its last event."""
+        for index, generation in enumerate(self._generations):
+            if index not in self.finished:
+                self._worker.cancel(generation)
+
+    async def cancel_on_disconnect(self, receive: Receive) -> None:
+        """Waits for the client to hang up, whatever the request is doing, then cancels it."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.cancel()

@@ -1,0 +1,75 @@
+"""The little that the server asks of an engine, so that tests can script one without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen; temperature 0 takes the most likely one."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    top_logprobs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A sampled token with its log-probability (nats) and the most likely alternatives."""
+
+    id: int
+    logprob: float
+    top: Sequence[tuple[int, float]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Tokens to append to one slot in a step; `samples` asks for the token that follows them."""
+
+    slot: Any
+    tokens: Sequence[int]
+    samples: bool
+
+
+class Tokenizer(Protocol):
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def bos_id(self) -> int | None: ...
+    @property
+    def eos_ids(self) -> Sequence[int]: ...
+    def encode(
+        self, text: str, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]: ...
+    def token_bytes(self, token_id: int) -> bytes: ...
+    def is_special(self, token_id: int) -> bool: ...
+
+
+class ServedModel(Protocol):
+    """A loaded model. `open` and `step` are called by the engine thread alone."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def facts(self) -> dict[str, object]:
+        """What /v1/models tells about the model: bits per weight, ISA, threads."""
+
+    def chat_ids(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+        """Prompt ids of (role, content) messages; raises WrinklefreeError if the template does."""
+
+    def open(self, sampling: Sampling, max_tokens: int) -> Any:
+        """A slot with room for `max_tokens` tokens; its memory is freed with the object."""
+
+    def step(self, work: Sequence[Work]) -> Sequence[Token | None]:
+        """Runs all of `work` in one batch; None where nothing was to be sampled."""

@@ -1,0 +1,130 @@
+"""From a request body to token ids, sampling and stop rules; refuses what cannot run, early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from wrinklefree.errors import WrinklefreeError
+from wrinklefree.serve.errors import bad_request
+from wrinklefree.serve.generation import Event, Generation
+from wrinklefree.serve.job import MakeGeneration
+from wrinklefree.serve.model import Sampling, ServedModel, Tokenizer
+from wrinklefree.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest
+from wrinklefree.serve.streaming import TextStream
+
+
+def chat_prompt(model: ServedModel, request: ChatRequest) -> list[int]:
+    """Token ids of the templated messages; raises ApiError 400 if the template refuses them."""
+    messages = [
+        ("system" if message.role == "developer" else message.role, message.text)
+        for message in request.messages
+    ]
+    try:
+        ids = model.chat_ids(messages)
+    except WrinklefreeError as error:
+        raise bad_request(f"messages: {error}", param="messages", code="template_error") from None
+    return _fitting(ids, model, param="messages")
+
+
+def completion_prompt(model: ServedModel, prompt: str | list[int]) -> list[int]:
+    """Token ids of one prompt; text gets the model's start token, ids are taken as they are."""
+    if isinstance(prompt, str):
+        return _fitting(model.tokenizer.encode(prompt), model, param="prompt")
+    vocab_size = model.tokenizer.vocab_size
+    if max(prompt) >= vocab_size:
+        raise bad_request(f"prompt: token ids must be below {vocab_size}", param="prompt")
+    return _fitting(prompt, model, param="prompt")
+
+
+def _fitting(ids: list[int], model: ServedModel, *, param: str) -> list[int]:
+    if not ids:
+        raise bad_request(f"{param}: there are no tokens in it", param=param)
+    limit = model.context_length
+    if len(ids) >= limit:
+        raise bad_request(
+            f"{param}: {len(ids)} tokens, but this model's maximum context length is {limit}"
+            f" tokens, of which one is needed for the answer",
+            param=param,
+            code="context_length_exceeded",
+        )
+    return ids
+
+
+@dataclass(frozen=True, slots=True)
+class StopRule:
+    """Texts that end a choice, and token ids that do."""
+
+    texts: tuple[str, ...]
+    ids: frozenset[int]
+
+
+def stop_rule(tokenizer: Tokenizer, stops: Sequence[str]) -> StopRule:
+    """Stop strings of a request, with the model's own end tokens.
+
+    A special token never appears in the text, so one named as a stop is matched by its id; a stop
+    that mixes special tokens with text could never match and is refused.
+    """
+    texts, ids = [], set(tokenizer.eos_ids)
+    for stop in stops:
+        tokens = tokenizer.encode(stop, add_special=False, parse_special=True)
+        special = [token for token in tokens if tokenizer.is_special(token)]
+        if not special:
+            texts.append(stop)
+        elif len(tokens) == 1:
+            ids.add(tokens[0])
+        else:
+            raise bad_request("stop: a special token must be a stop of its own", param="stop")
+    return StopRule(tuple(texts), frozenset(ids))
+
+
+def sampling_of(request: GenerationRequest, vocab_size: int, *, choice: int) -> Sampling:
+    """Sampling of the choice with this number; its seed is the request's plus the number."""
+    bias = {int(token): value for token, value in request.logit_bias.items()}
+    if bias and max(bias) >= vocab_size:
+        raise bad_request(f"logit_bias: token ids must be below {vocab_size}", param="logit_bias")
+    return Sampling(
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        min_p=request.min_p,
+        seed=None if request.seed is None else (request.seed + choice) % 2**64,
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        logit_bias=tuple(bias.items()),
+        top_logprobs=request.alternatives or 0,
+    )
+
+
+def generation_makers(
+    model: ServedModel, request: GenerationRequest, prompts: Sequence[list[int]]
+) -> list[MakeGeneration]:
+    """One maker per choice, in OpenAI's order: all choices of the first prompt come first."""
+    rule = stop_rule(model.tokenizer, request.stops)
+    vocab_size = model.tokenizer.vocab_size
+
+    def maker(prompt: list[int], choice: int) -> MakeGeneration:
+        room = model.context_length - len(prompt)
+        sampling = sampling_of(request, vocab_size, choice=choice)
+
+        def make(emit: Callable[[Event], None]) -> Generation:
+            return Generation(
+                prompt=prompt,
+                sampling=sampling,
+                max_tokens=min(request.token_limit or room, room),
+                end_ids=rule.ids,
+                text=TextStream(model.tokenizer, rule.texts),
+                emit=emit,
+            )
+
+        return make
+
+    return [maker(prompt, choice) for prompt in prompts for choice in range(request.n)]
+
+
+def prompts_of(model: ServedModel, request: GenerationRequest) -> list[list[int]]:
+    """Token ids of every prompt of a request; blocks for as long as tokenizing takes."""
+    if isinstance(request, ChatRequest):
+        return [chat_prompt(model, request)]
+    assert isinstance(request, CompletionRequest)
+    return [completion_prompt(model, prompt) for prompt in request.prompts]

@@ -1,0 +1,171 @@
+"""How deltas become the bodies of the two generation endpoints, whole or chunk by chunk."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from wrinklefree.serve import responses as r
+from wrinklefree.serve.model import Tokenizer
+from wrinklefree.serve.streaming import Delta, PlacedToken
+
+# JSON has no infinity; OpenAI's API uses this for impossible tokens too.
+LOWEST_LOGPROB = -9999.0
+
+
+class Reply(ABC):
+    """Writes one answer; every body of it carries the same id and time."""
+
+    id_prefix: str
+
+    def __init__(self, model_name: str, tokenizer: Tokenizer, alternatives: int | None) -> None:
+        self._tokenizer = tokenizer
+        self._alternatives = alternatives
+        self._head: dict[str, Any] = {
+            "id": f"{self.id_prefix}-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": model_name,
+        }
+
+    def opening(self, index: int) -> BaseModel | None:
+        """The chunk that comes before the first text of a choice, if the endpoint has one."""
+        return None
+
+    @abstractmethod
+    def chunk(self, index: int, delta: Delta) -> BaseModel: ...
+
+    @abstractmethod
+    def closing(self, index: int, reason: str, extras: dict[str, Any]) -> BaseModel:
+        """The last chunk of a choice."""
+
+    @abstractmethod
+    def usage_chunk(self, usage: r.Usage) -> BaseModel:
+        """The chunk without choices that ends a stream with include_usage."""
+
+    @abstractmethod
+    def whole(self, choices: Sequence[tuple[Delta, str]], extras: dict[str, Any]) -> BaseModel:
+        """The answer without streaming, from the (text, finish reason) of every choice."""
+
+    def _scored(self, token_id: int, logprob: float) -> dict[str, Any]:
+        raw = self._tokenizer.token_bytes(token_id)
+        return {
+            "token": _shown(raw),
+            "logprob": max(logprob, LOWEST_LOGPROB),
+            "bytes": list(raw),
+        }
+
+
+class ChatReply(Reply):
+    id_prefix = "chatcmpl"
+
+    def opening(self, index: int) -> BaseModel:
+        delta = r.ChatDelta(role="assistant", content="")
+        choice = r.ChatChunkChoice(index=index, delta=delta, logprobs=None, finish_reason=None)
+        return self._chunk([choice])
+
+    def chunk(self, index: int, delta: Delta) -> BaseModel:
+        choice = r.ChatChunkChoice(
+            index=index,
+            delta=r.ChatDelta(content=delta.text),
+            logprobs=self._logprobs(delta.tokens),
+            finish_reason=None,
+        )
+        return self._chunk([choice])
+
+    def closing(self, index: int, reason: str, extras: dict[str, Any]) -> BaseModel:
+        choice = r.ChatChunkChoice(
+            index=index, delta=r.ChatDelta(), logprobs=None, finish_reason=reason
+        )
+        return self._chunk([choice], **extras)
+
+    def usage_chunk(self, usage: r.Usage) -> BaseModel:
+        return self._chunk([], usage=usage)
+
+    def whole(self, choices: Sequence[tuple[Delta, str]], extras: dict[str, Any]) -> BaseModel:
+        return r.ChatCompletion(
+            object="chat.completion",
+            choices=[
+                r.ChatChoice(
+                    index=index,
+                    message=r.ChatMessage(role="assistant", content=delta.text),
+                    logprobs=self._logprobs(delta.tokens),
+                    finish_reason=reason,
+                )
+                for index, (delta, reason) in enumerate(choices)
+            ],
+            **self._head,
+            **extras,
+        )
+
+    def _chunk(self, choices: list[r.ChatChunkChoice], **extras: Any) -> BaseModel:
+        return r.ChatChunk(object="chat.completion.chunk", choices=choices, **self._head, **extras)
+
+    def _logprobs(self, tokens: Sequence[PlacedToken]) -> r.ChatLogprobs | None:
+        if self._alternatives is None:
+            return None
+        content = [
+            r.PlacedLogprob(
+                **self._scored(placed.token.id, placed.token.logprob),
+                top_logprobs=[
+                    r.TokenLogprob(**self._scored(*scored)) for scored in placed.token.top
+                ],
+            )
+            for placed in tokens
+        ]
+        return r.ChatLogprobs(content=content)
+
+
+class TextReply(Reply):
+    id_prefix = "cmpl"
+
+    def chunk(self, index: int, delta: Delta) -> BaseModel:
+        return self._body([self._choice(index, delta, None)])
+
+    def closing(self, index: int, reason: str, extras: dict[str, Any]) -> BaseModel:
+        choice = r.TextChoice(index=index, text="", logprobs=None, finish_reason=reason)
+        return self._body([choice], **extras)
+
+    def usage_chunk(self, usage: r.Usage) -> BaseModel:
+        return self._body([], usage=usage)
+
+    def whole(self, choices: Sequence[tuple[Delta, str]], extras: dict[str, Any]) -> BaseModel:
+        texts = [self._choice(i, delta, reason) for i, (delta, reason) in enumerate(choices)]
+        return self._body(texts, **extras)
+
+    def _choice(self, index: int, delta: Delta, reason: str | None) -> r.TextChoice:
+        logprobs = self._logprobs(delta.tokens)
+        return r.TextChoice(index=index, text=delta.text, logprobs=logprobs, finish_reason=reason)
+
+    def _body(self, choices: list[r.TextChoice], **extras: Any) -> BaseModel:
+        return r.TextCompletion(object="text_completion", choices=choices, **self._head, **extras)
+
+    def _logprobs(self, tokens: Sequence[PlacedToken]) -> r.TextLogprobs | None:
+        if self._alternatives is None:
+            return None
+        scored = [self._scored(placed.token.id, placed.token.logprob) for placed in tokens]
+        alternatives = [
+            {item["token"]: item["logprob"] for item in map(self._pair, placed.token.top)}
+            for placed in tokens
+        ]
+        return r.TextLogprobs(
+            tokens=[item["token"] for item in scored],
+            token_logprobs=[item["logprob"] for item in scored],
+            top_logprobs=alternatives if self._alternatives else None,
+            text_offset=[placed.offset for placed in tokens],
+        )
+
+    def _pair(self, scored: tuple[int, float]) -> dict[str, Any]:
+        return self._scored(*scored)
+
+
+def _shown(raw: bytes) -> str:
+    """The text of a token; one that is no text alone is spelled as OpenAI does: "bytes:\\xe2"."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)

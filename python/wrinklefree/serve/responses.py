@@ -1,0 +1,119 @@
+"""Response bodies in OpenAI's shape.
+
+They are written with `exclude_unset`: a field set to None is sent as null, one left out is absent,
+because OpenAI's clients tell the two apart (`usage: null` in the chunks of a stream).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Timings(BaseModel):
+    """Where the time went; an extension of this server."""
+
+    queue_s: float
+    prompt_s: float
+    generation_s: float
+    time_to_first_token_s: float
+    prompt_tokens_per_s: float | None
+    completion_tokens_per_s: float | None
+
+
+class TokenLogprob(BaseModel):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class PlacedLogprob(TokenLogprob):
+    top_logprobs: list[TokenLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    content: list[PlacedLogprob]
+
+
+class TextLogprobs(BaseModel):
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    text_offset: list[int]
+
+
+class ChatMessage(BaseModel):
+    role: Literal["assistant"]
+    content: str
+
+
+class ChatDelta(BaseModel):
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChatChoice(BaseModel):
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: str
+
+
+class ChatChunkChoice(BaseModel):
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: str | None
+
+
+class TextChoice(BaseModel):
+    """A choice of /v1/completions, whole or in a stream."""
+
+    index: int
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: str | None
+
+
+class _Body(BaseModel):
+    id: str
+    object: str
+    created: int
+    model: str
+    usage: Usage | None = None
+    timings: Timings | None = None
+
+
+class ChatCompletion(_Body):
+    choices: list[ChatChoice]
+
+
+class ChatChunk(_Body):
+    choices: list[ChatChunkChoice]
+
+
+class TextCompletion(_Body):
+    choices: list[TextChoice]
+
+
+class Model(BaseModel):
+    """An entry of /v1/models; the fields after `owned_by` are extensions of this server."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    context_length: int
+    facts: dict[str, Any]
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[Model]

@@ -1,0 +1,34 @@
+"""What the operator chooses: limits, keys and addresses of one server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Values of one server; the defaults suit one person on one machine."""
+
+    model_name: str
+    host: str = "127.0.0.1"
+    api_keys: tuple[str, ...] = ()
+    parallel: int = 4
+    """Generations that share each engine step; every one holds a KV cache."""
+    max_queue: int = 64
+    """Generations that may wait for a slot; more are refused with 429."""
+    max_body_bytes: int = 2 << 20
+    body_timeout_s: float = 30.0
+    drain_timeout_s: float = 30.0
+    """After SIGTERM, running requests get this long to finish."""
+
+    @property
+    def is_local(self) -> bool:
+        """True if only this machine can connect."""
+        return self.host in LOOPBACK_HOSTS
+
+    @property
+    def capacity(self) -> int:
+        """Generations that may be in the server at once, running and waiting."""
+        return self.parallel + self.max_queue

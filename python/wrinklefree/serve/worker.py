@@ -1,0 +1,227 @@
+"""The engine thread: it alone owns the model and runs all generations in shared steps."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from wrinklefree.serve.errors import bad_request, overloaded, shutting_down
+from wrinklefree.serve.generation import FinishReason, Generation
+from wrinklefree.serve.model import Sampling, ServedModel, Token, Work
+from wrinklefree.serve.settings import Settings
+
+log = logging.getLogger("wrinklefree.serve")
+
+# A step holds up every stream and every cancellation, so prefill chunks follow a time target.
+STEP_TARGET_S = 0.1
+MIN_CHUNK = 16
+MAX_CHUNK = 512
+
+
+class Worker:
+    """Bounded queue, continuous batching, chunked prefill. Thread-safe: submit, cancel, counts."""
+
+    def __init__(self, model: ServedModel, settings: Settings) -> None:
+        self._model = model
+        self._settings = settings
+        self._waiting: deque[Generation] = deque()
+        self._running: list[Generation] = []
+        self._wake = threading.Condition()
+        self._is_stopping = False
+        self._is_closed = False  # the thread takes nothing more: stopped or broken
+        self._has_generated = False
+        self._chunk = 64
+        self._mean_duration_s = 1.0
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Cancels what is left and waits for the thread; running steps are completed."""
+        with self._wake:
+            self._is_stopping = True
+            self._wake.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    @property
+    def is_ready(self) -> bool:
+        """True once the model generated a token, until the worker is stopped or broken."""
+        return self._has_generated and not self._is_stopping and not self._is_closed
+
+    @property
+    def is_broken(self) -> bool:
+        """True if the thread ended although nobody stopped it; only a restart helps."""
+        return self._is_closed and not self._is_stopping
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    def submit(self, generations: Sequence[Generation]) -> None:
+        """Queues all of `generations` or none.
+
+        Raises ApiError 429 when full, 503 when stopping, 400 if they could never fit.
+        """
+        if len(generations) > self._settings.capacity:
+            raise bad_request(f"n: this server holds {self._settings.capacity} choices", param="n")
+        with self._wake:
+            if self._is_stopping or self._is_closed:
+                raise shutting_down()
+            num_taken = len(self._running) + len(self._waiting)
+            if num_taken + len(generations) > self._settings.capacity:
+                raise overloaded(self._retry_after_s())
+            self._waiting.extend(generations)
+            self._wake.notify()
+
+    def cancel(self, generation: Generation) -> None:
+        """Ends this generation before the next step, wherever it is; does nothing at its end."""
+        generation.cancelled = True
+        with self._wake:
+            self._wake.notify()
+
+    def _retry_after_s(self) -> int:
+        rounds = math.ceil(len(self._waiting) / self._settings.parallel)
+        return min(60, max(1, round(rounds * self._mean_duration_s)))
+
+    def _run(self) -> None:
+        try:
+            self._warm_up()
+            while self._wait_for_work():
+                self._drop_cancelled()
+                self._admit()
+                if self._running:
+                    self._step()
+        except Exception:
+            log.exception("the engine thread ended")
+        finally:
+            self._end_all()
+
+    def _warm_up(self) -> None:
+        """Generates one token, so that readiness is proven and the first request is not slow."""
+        slot = self._model.open(Sampling(temperature=0.0), max_tokens=2)
+        first = self._model.tokenizer.bos_id or 0
+        self._model.step([Work(slot, [first], samples=True)])
+        self._has_generated = True
+
+    def _wait_for_work(self) -> bool:
+        with self._wake:
+            while not (self._waiting or self._running or self._is_stopping):
+                self._wake.wait()
+            return not self._is_stopping
+
+    def _drop_cancelled(self) -> None:
+        for generation in [g for g in (*self._running, *self._waiting) if g.cancelled]:
+            self._end(generation, "cancelled")
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._running) < self._settings.parallel:
+            generation = self._waiting[0]
+            generation.started = time.perf_counter()
+            num_tokens = len(generation.prompt) + generation.max_tokens
+            try:
+                generation.slot = self._model.open(generation.sampling, num_tokens)
+            except Exception:
+                log.exception("no slot for a generation of %d tokens", num_tokens)
+                self._end(generation, "failed")
+                continue
+            with self._wake:
+                self._running.append(self._waiting.popleft())
+
+    def _step(self) -> None:
+        """One engine step: a token for every decoding slot and a chunk of waiting prompts."""
+        batch, work, num_prefilled = self._plan()
+        began = time.perf_counter()
+        try:
+            tokens = self._model.step(work)
+        except Exception:
+            # The slots may be half-written: none of them can go on, but new ones can.
+            log.exception("the engine failed in a step of %d generations", len(batch))
+            for generation in batch:
+                self._end(generation, "failed")
+            return
+        self._adapt_chunk(num_prefilled, time.perf_counter() - began)
+        for generation, item, token in zip(batch, work, tokens, strict=True):
+            generation.num_fed += min(len(item.tokens), generation.num_unfed)
+            if token is not None:
+                try:
+                    self._take(generation, token)
+                except Exception:
+                    log.exception("a token could not be turned into text")
+                    self._end(generation, "failed")
+
+    def _plan(self) -> tuple[list[Generation], list[Work], int]:
+        batch: list[Generation] = []
+        work: list[Work] = []
+        budget = self._chunk
+        for generation in self._running:
+            if generation.num_unfed == 0:
+                item = Work(generation.slot, [generation.last_token], samples=True)
+            elif budget > 0:
+                begin = generation.num_fed
+                end = begin + min(budget, generation.num_unfed)
+                budget -= end - begin
+                item = Work(
+                    generation.slot,
+                    generation.prompt[begin:end],
+                    samples=end == len(generation.prompt),
+                )
+            else:
+                continue
+            batch.append(generation)
+            work.append(item)
+        return batch, work, self._chunk - budget
+
+    def _adapt_chunk(self, num_prefilled: int, took_s: float) -> None:
+        if num_prefilled < self._chunk:  # says nothing about a full chunk
+            return
+        if took_s > STEP_TARGET_S:
+            self._chunk = max(MIN_CHUNK, self._chunk // 2)
+        elif took_s < STEP_TARGET_S / 2:
+            self._chunk = min(MAX_CHUNK, self._chunk * 2)
+
+    def _take(self, generation: Generation, token: Token) -> None:
+        if generation.num_generated == 0:
+            generation.first_token = time.perf_counter()
+        generation.num_generated += 1
+        generation.last_token = token.id
+        if token.id in generation.end_ids:
+            self._end(generation, "stop")
+            return
+        delta = generation.text.push(token)
+        if delta.text or delta.tokens:
+            generation.emit(delta)
+        if generation.text.is_stopped:
+            self._end(generation, "stop")
+        elif generation.num_generated == generation.max_tokens:
+            self._end(generation, "length")
+
+    def _end(self, generation: Generation, reason: FinishReason) -> None:
+        if reason in ("stop", "length"):
+            tail = generation.text.finish()
+            if tail.text or tail.tokens:
+                generation.emit(tail)
+            duration_s = time.perf_counter() - generation.started
+            self._mean_duration_s += 0.2 * (duration_s - self._mean_duration_s)
+        with self._wake:
+            if generation in self._running:
+                self._running.remove(generation)
+            else:
+                self._waiting.remove(generation)
+        generation.slot = None
+        generation.emit(generation.finished(reason))
+
+    def _end_all(self) -> None:
+        with self._wake:
+            self._is_closed = True
+        for generation in [*self._running, *self._waiting]:
+            self._end(generation, "cancelled" if generation.cancelled else "failed")

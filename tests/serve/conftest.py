@@ -1,0 +1,203 @@
+"""A model without weights that says what a test tells it to, and a server to run it in."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import uvicorn
+from wrinklefree.errors import WrinklefreeError
+from wrinklefree.serve.app import build_app
+from wrinklefree.serve.model import Sampling, ServedModel, Token, Work
+from wrinklefree.serve.settings import Settings
+from wrinklefree.serve.worker import Worker
+
+BOS, EOS, SPECIAL = 256, 257, 258
+SPECIAL_TEXT = {"<s>": BOS, "<end>": EOS, "<turn>": SPECIAL}
+FIRST_WORD = 259
+
+
+class ByteTokenizer:
+    """Ids 0..255 are bytes, then three special tokens, then whatever words a test adds."""
+
+    def __init__(self, words: Sequence[bytes]) -> None:
+        self.words = list(words)
+        self.vocab_size = FIRST_WORD + len(self.words)
+        self.bos_id: int | None = BOS
+        self.eos_ids = (EOS,)
+
+    def encode(
+        self, text: str, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        ids = [BOS] if add_special else []
+        if parse_special and text in SPECIAL_TEXT:
+            return [*ids, SPECIAL_TEXT[text]]
+        return ids + list(text.encode())
+
+    def token_bytes(self, token_id: int) -> bytes:
+        if token_id < BOS:
+            return bytes([token_id])
+        if self.is_special(token_id):
+            return b""
+        return self.words[token_id - FIRST_WORD]
+
+    def is_special(self, token_id: int) -> bool:
+        return BOS <= token_id < FIRST_WORD
+
+
+@dataclass
+class ScriptedSlot:
+    sampling: Sampling
+    max_tokens: int
+    tokens: list[int] = field(default_factory=list)
+    num_sampled: int = 0
+
+
+class ScriptedModel:
+    """Emits `script` (byte strings, or ids) and then the end token, for every prompt.
+
+    `delay_s` makes a step slow, `fail_at` raises in the step with that number.
+    """
+
+    END = EOS
+    SPECIAL = SPECIAL
+    Tokenizer = ByteTokenizer
+
+    def __init__(
+        self,
+        script: Sequence[bytes | int] = (),
+        *,
+        context_length: int = 256,
+        delay_s: float = 0.0,
+        endless: bool = False,
+    ) -> None:
+        words = [item for item in script if isinstance(item, bytes)]
+        self.tokenizer = ByteTokenizer(words)
+        self._script = [
+            FIRST_WORD + words.index(item) if isinstance(item, bytes) else item for item in script
+        ]
+        self.context_length = context_length
+        self.facts: dict[str, object] = {"isa": "none"}
+        self.delay_s = delay_s
+        self.endless = endless
+        self.fail_at = -1
+        self.num_steps = 0
+        self.batch_sizes: list[int] = []
+        self.slots: list[ScriptedSlot] = []
+
+    def chat_ids(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+        if messages[0][1] == "refuse":
+            raise WrinklefreeError("the template wants no such message")
+        return [BOS, *"\n".join(f"{role}: {text}" for role, text in messages).encode()]
+
+    def open(self, sampling: Sampling, max_tokens: int) -> ScriptedSlot:
+        slot = ScriptedSlot(sampling, max_tokens)
+        self.slots.append(slot)
+        return slot
+
+    def step(self, work: Sequence[Work]) -> list[Token | None]:
+        self.num_steps += 1
+        self.batch_sizes.append(len(work))
+        time.sleep(self.delay_s)
+        if self.num_steps == self.fail_at:
+            raise RuntimeError("scripted failure")
+        return [self._advance(item) for item in work]
+
+    def _advance(self, item: Work) -> Token | None:
+        slot: ScriptedSlot = item.slot
+        slot.tokens.extend(item.tokens)
+        assert len(slot.tokens) <= slot.max_tokens
+        if not item.samples:
+            return None
+        position = slot.num_sampled % len(self._script) if self.endless else slot.num_sampled
+        slot.num_sampled += 1
+        chosen = self._script[position] if position < len(self._script) else EOS
+        top = [(chosen, -0.5), (EOS, -1.5), (0, float("-inf"))][: slot.sampling.top_logprobs]
+        return Token(chosen, -0.5, top)
+
+
+@dataclass
+class RunningServer:
+    """A real server on loopback; `http` talks to it plainly, `client` as OpenAI's library does."""
+
+    url: str
+    worker: Worker
+    http: httpx.Client
+    client: openai.OpenAI
+
+    def chat(self, **fields: Any) -> httpx.Response:
+        body = {"messages": [{"role": "user", "content": "hi"}], **fields}
+        return self.http.post("/v1/chat/completions", json=body)
+
+    def complete(self, **fields: Any) -> httpx.Response:
+        return self.http.post("/v1/completions", json={"prompt": "hi", **fields})
+
+    def wait_idle(self, timeout_s: float = 5.0) -> float:
+        """Seconds until no generation is left in the server."""
+        began = time.perf_counter()
+        while self.worker.num_running or self.worker.num_waiting:
+            assert time.perf_counter() - began < timeout_s, "a generation was not freed"
+            time.sleep(0.002)
+        return time.perf_counter() - began
+
+
+@contextmanager
+def running_server(model: ServedModel, settings: Settings) -> Iterator[RunningServer]:
+    app = build_app(model, settings)
+    config = uvicorn.Config(
+        app, log_level="error", http="h11", ws="none", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    # The protocol is named because asyncio sends small writes at once (TCP_NODELAY) only then.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        key = settings.api_keys[0] if settings.api_keys else "none"
+        try:
+            with (
+                httpx.Client(base_url=url, timeout=30) as http,
+                openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client,
+            ):
+                while http.get("/health").status_code != 200:
+                    time.sleep(0.005)
+                yield RunningServer(url, app.state.worker, http, client)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+ServeFactory = Callable[..., RunningServer]
+
+
+@pytest.fixture
+def serve() -> Iterator[ServeFactory]:
+    """serve(model, **settings): a server that lives until the test ends."""
+    with ExitStack() as stack:
+
+        def start(model: ServedModel, **settings: Any) -> RunningServer:
+            chosen = Settings(**{"model_name": "tiny", **settings})
+            return stack.enter_context(running_server(model, chosen))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def ok_server() -> Iterator[RunningServer]:
+    """One server for all tests that leave nothing behind; every answer of its model is "ok"."""
+    with running_server(ScriptedModel([b"ok"]), Settings(model_name="tiny")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def scripted() -> type[ScriptedModel]:
+    return ScriptedModel
