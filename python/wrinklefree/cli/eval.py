@@ -72,7 +72,9 @@ def main(
     if tasks == "ppl":
         if data is None:
             raise UsageError("--tasks ppl needs --data FILE (text, or JSONL with a text per line)")
-        _print(_perplexity(open_backend(model, backend=backend), model, data, limit, context), as_json)
+        _print(
+            _perplexity(open_backend(model, backend=backend), model, data, limit, context), as_json
+        )
         return
     if not Path(tasks).is_file():
         raise UsageError(f"--tasks {tasks!r} is neither a file nor 'ppl'{nearest(tasks, ['ppl'])}")

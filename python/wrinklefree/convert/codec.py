@@ -13,7 +13,7 @@ import torch
 
 from wrinklefree import ops
 from wrinklefree.convert.ternary_check import Ternary, exact_ternary, round_scale_to_f16
-from wrinklefree.convert.types import F16, F32, Q8_0, TensorType
+from wrinklefree.convert.types import F16, F32, TensorType
 from wrinklefree.errors import FormatError
 
 _Pack = Callable[[torch.Tensor, float], torch.Tensor]

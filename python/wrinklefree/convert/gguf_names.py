@@ -105,7 +105,7 @@ def architecture(name: str) -> Architecture:
 
 
 def architecture_for(config: Mapping[str, Any], subln: str) -> Architecture:
-    """The GGUF architecture that computes what this Hugging Face config with this SubLN computes."""
+    """The GGUF architecture that computes what a Hugging Face config with this SubLN computes."""
     model_type = str(config.get("model_type"))
     act = config.get("hidden_act")
     if act is None:
@@ -180,7 +180,7 @@ def map_all(names: Iterable[str], *, to_gguf: bool) -> dict[str, str]:
 
 
 def is_projection(hf_name: str) -> bool:
-    """True for the weight of one of the seven linear layers of a block (what BitLinear replaces)."""
+    """True for the weight of one of a block's seven linear layers (those BitLinear replaces)."""
     layer = _HF_LAYER.fullmatch(hf_name)
     return layer is not None and layer[2].removesuffix(".weight") in _LINEARS
 
@@ -219,7 +219,7 @@ def qk_heads(hf_name: str, config: Mapping[str, Any]) -> int | None:
 
 
 def interleave_halves(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Row order of rotated halves -> of rotated neighbours, per head. rows: [heads*head_dim, ...]."""
+    """Row order of rotated halves -> of rotated neighbours, per head; [heads*head_dim, ...]."""
     return _swap_rows(rows, (heads, 2, rows.shape[0] // heads // 2))
 
 
@@ -230,30 +230,34 @@ def separate_halves(rows: np.ndarray, heads: int) -> np.ndarray:
 
 def _swap_rows(rows: np.ndarray, split: tuple[int, int, int]) -> np.ndarray:
     shape = rows.shape
-    return rows.reshape(*split, *shape[1:]).swapaxes(1, 2).reshape(shape)
+    swapped: np.ndarray = rows.reshape(*split, *shape[1:]).swapaxes(1, 2).reshape(shape)
+    return swapped
 
 
-def hyper_parameters(
-    config: Mapping[str, Any], arch: Architecture, vocab_size: int
-) -> dict[str, int | float]:
-    """GGUF hyper-parameter keys of a config; `vocab_size` is the number of embedding rows."""
+def hyper_parameters(config: Mapping[str, Any], arch: Architecture) -> dict[str, int | float | str]:
+    """GGUF hyper-parameter keys of a config."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     rope_type = rope.get("rope_type", rope.get("type", "default"))
-    if rope_type != "default":
-        raise FormatError(f"rope_type {rope_type!r} cannot be exported; only 'default' can")
+    if rope_type not in ("default", "linear"):
+        raise FormatError(
+            f"rope_type {rope_type!r} cannot be exported; only 'default' and 'linear' can"
+        )
     theta = rope.get("rope_theta", config.get("rope_theta"))
     missing = [key for _, key in _COUNTS if not isinstance(config.get(key), int)]
     missing += [] if "rms_norm_eps" in config else ["rms_norm_eps"]
-    missing += [] if theta is not None else ["rope_theta"]
-    if missing:
+    if theta is None:
+        missing.append("rope_theta")
+    if missing or theta is None:
         raise FormatError(f"config.json lacks {', '.join(missing)}")
-    values: dict[str, int | float] = {key: int(config[hf]) for key, hf in _COUNTS}
-    values["vocab_size"] = vocab_size
+    values: dict[str, int | float | str] = {key: int(config[hf]) for key, hf in _COUNTS}
     values[_EPS] = float(config["rms_norm_eps"])
     values[_ROPE_BASE] = float(theta)
     values["rope.dimension_count"] = head_dim(config)
     values["attention.key_length"] = head_dim(config)
     values["attention.value_length"] = head_dim(config)
+    if rope_type == "linear":
+        values["rope.scaling.type"] = "linear"
+        values["rope.scaling.factor"] = float(rope["factor"])
     return {f"{arch.name}.{key}": value for key, value in values.items()}
 
 
@@ -280,9 +284,6 @@ def config_of(metadata: Mapping[str, Any], tensor_names: Iterable[str]) -> dict[
     ]
     if bad:
         raise FormatError(f"missing or invalid hyper-parameter(s) in the file: {', '.join(bad)}")
-    scaling = value("rope.scaling.type")
-    if scaling not in (None, "none"):
-        raise FormatError(f"rope scaling {scaling!r} is not supported")
     model_type = str(metadata.get("wrinklefree.model_type", arch.model_type))
     if model_type not in _CLASS_NAMES:
         raise FormatError(f"wrinklefree.model_type {model_type!r} is not supported")
@@ -294,13 +295,24 @@ def config_of(metadata: Mapping[str, Any], tensor_names: Iterable[str]) -> dict[
         "head_dim": int(value("attention.key_length") or hidden // heads),
         "hidden_act": arch.hidden_act,
         "rms_norm_eps": _shortest(floats["rms_norm_eps"]),
-        "rope_parameters": {"rope_type": "default", "rope_theta": _shortest(floats["rope_theta"])},
+        "rope_parameters": _rope_parameters(
+            floats["rope_theta"], value("rope.scaling.type"), value("rope.scaling.factor")
+        ),
         "tie_word_embeddings": "output.weight" not in names,
         "dtype": "float32",
     }
     if model_type != "qwen2":  # qwen2 has its biases without an option
         config["attention_bias"] = "blk.0.attn_q.bias" in names
     return config
+
+
+def _rope_parameters(theta: float, scaling: Any, factor: Any) -> dict[str, Any]:
+    parameters = {"rope_type": "default", "rope_theta": _shortest(theta)}
+    if scaling in (None, "none"):
+        return parameters
+    if scaling != "linear" or not isinstance(factor, float):
+        raise FormatError(f"rope scaling {scaling!r} with factor {factor!r} is not supported")
+    return {**parameters, "rope_type": "linear", "factor": _shortest(factor)}
 
 
 def _shortest(value: float) -> float:

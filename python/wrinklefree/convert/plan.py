@@ -139,7 +139,7 @@ def _plan_tensor(
 
 
 def _dense_type(source: HfSource, hf_name: str, shape: tuple[int, ...], embed: str) -> TensorType:
-    """Type of an embedding, a head or a projection kept in float; `auto`: Q8_0 where it is exact."""
+    """Type of an embedding, a head or a projection kept in float; auto: Q8_0 where exact."""
     if embed != "auto":
         kind = EMBED_TYPES[embed]
         if not kind.fits(shape[-1]):
@@ -197,7 +197,7 @@ def _metadata(
     }
     if most in _FILE_TYPES:
         metadata["general.file_type"] = _FILE_TYPES[most]
-    metadata |= names.hyper_parameters(config, arch, int(config["vocab_size"]))
+    metadata |= names.hyper_parameters(config, arch)
     metadata |= {
         "wrinklefree.schema": names.SCHEMA,
         "wrinklefree.stage": source.manifest.stage if source.manifest else "imported",
@@ -205,4 +205,3 @@ def _metadata(
         "wrinklefree.model_type": str(config["model_type"]),
     }
     return metadata | tokenizer_keys(source.path, config)
-

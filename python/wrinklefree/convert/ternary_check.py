@@ -86,7 +86,7 @@ def round_scale_to_f16(ternary: Ternary, name: str) -> np.float32:
     use for its scale.
     """
     with np.errstate(over="ignore"):
-        rounded = np.float32(np.float16(ternary.scale))
+        rounded: np.float32 = np.float32(np.float16(ternary.scale))
     if not ternary.codes.any():
         return rounded
     error = abs(float(rounded) - float(ternary.scale)) / float(ternary.scale)

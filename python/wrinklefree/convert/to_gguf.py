@@ -35,7 +35,7 @@ def write_gguf(plan: Plan, path: Path, progress: Progress = silent) -> None:
                 tensor.shape,
                 np.dtype(np.float32),
                 tensor.num_bytes,
-                raw_dtype=tensor.type.type_id,
+                raw_dtype=tensor.type.type_id,  # type: ignore[arg-type]  # I2_S is not in its enum
             )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

@@ -132,9 +132,10 @@ def _sentencepiece_keys(tokenizer: Mapping[str, Any], tokens: list[str]) -> dict
     llama.cpp joins the pair whose joined token has the highest score; Hugging Face the pair with
     the lowest rank. Tokens that no merge makes (bytes, single characters) are never joined to.
     """
-    rank = {"".join(_pair(merge)): -float(index) for index, merge in reversed(
-        list(enumerate(tokenizer["model"]["merges"]))
-    )}
+    rank = {
+        "".join(_pair(merge)): -float(index)
+        for index, merge in reversed(list(enumerate(tokenizer["model"]["merges"])))
+    }
     never = -float(len(rank) + 1)
     return {
         "tokenizer.ggml.model": "llama",

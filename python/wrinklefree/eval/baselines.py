@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -50,8 +51,7 @@ def bag_of_words(train: Sequence[ChoiceRecord], test: Sequence[ChoiceRecord]) ->
         scores = weights[_active(record, index)].sum(axis=0)
         # Only the record's own choices compete; ties go to the first, as for the model.
         own = [
-            scores[class_index[text]] if text in class_index else -np.inf
-            for text in record.choices
+            scores[class_index[text]] if text in class_index else -np.inf for text in record.choices
         ]
         right += int(np.argmax(own)) == record.label
     return right
@@ -59,7 +59,7 @@ def bag_of_words(train: Sequence[ChoiceRecord], test: Sequence[ChoiceRecord]) ->
 
 def _features(text: str) -> list[str]:
     words = _WORD.findall(text.lower())
-    return words + [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]
+    return words + [f"{a} {b}" for a, b in pairwise(words)]
 
 
 def _active(record: ChoiceRecord, index: dict[str, int]) -> np.ndarray:

@@ -26,9 +26,7 @@ class ChoiceResult:
         )
 
 
-def run_choices(
-    backend: Backend, records: Sequence[ChoiceRecord], *, context: int
-) -> ChoiceResult:
+def run_choices(backend: Backend, records: Sequence[ChoiceRecord], *, context: int) -> ChoiceResult:
     """Scores every choice of every record; ties go to the first choice.
 
     Prompt and choice are tokenized apart and concatenated, as in training. A prompt that does not
@@ -53,9 +51,5 @@ def run_choices(
         questions.append(Question(prompt, choices))
     scores = backend.score(questions)
     predictions = [max(range(len(row)), key=row.__getitem__) for row in scores]
-    tokens = sum(
-        len(question.prompt) + sum(map(len, question.choices)) for question in questions
-    )
-    return ChoiceResult(
-        predictions, scores, InputCounts(len(records), truncated, with_bos, tokens)
-    )
+    tokens = sum(len(question.prompt) + sum(map(len, question.choices)) for question in questions)
+    return ChoiceResult(predictions, scores, InputCounts(len(records), truncated, with_bos, tokens))

@@ -1,0 +1,255 @@
+"""wf-convert SRC DST: artifact directory to GGUF file, and GGUF file to directory."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wrinklefree.cli.command import Command, json_option, verbose_option, version_option
+from wrinklefree.errors import UsageError
+
+if TYPE_CHECKING:
+    from wrinklefree.convert.gguf_source import GgufSource
+    from wrinklefree.convert.plan import Plan
+
+EXAMPLES = """
+wf-convert runs/s3 student.gguf
+wf-convert runs/s3 student.gguf --type tq1_0 --strict --verify full
+wf-convert SmolLM2-135M-Instruct.Q4_1.gguf teacher/ --to hf
+wf-convert student.gguf back/ --to hf --dry-run
+"""
+
+
+@click.command(cls=Command, epilog=EXAMPLES)
+@click.argument("src", type=click.Path(path_type=Path))
+@click.argument("dst", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Choice(["gguf", "hf"]), help="Default: gguf if DST ends in .gguf.")
+@click.option(
+    "--type",
+    "wanted",
+    default="auto",
+    show_default=True,
+    help="Type of ternary tensors: auto, tq2_0, tq1_0 or i2_s.",
+)
+@click.option(
+    "--embed-type",
+    "embed",
+    default="auto",
+    show_default=True,
+    help="Type of embedding and head: auto (q8_0 where exact, else f16), q8_0, f16 or f32.",
+)
+@click.option("--strict", is_flag=True, help="Fail if a tensor cannot have the requested type.")
+@click.option(
+    "--verify",
+    type=click.Choice(["none", "tensors", "full"]),
+    default="full",
+    show_default=True,
+    help="tensors: read back and compare; full: token ids and logits as well.",
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be written and stop.")
+@json_option
+@verbose_option
+@version_option("wf-convert")
+def main(
+    src: Path,
+    dst: Path,
+    to: str | None,
+    wanted: str,
+    embed: str,
+    strict: bool,
+    verify: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Convert SRC, a model directory or a .gguf file, to DST.
+
+    A ternary model keeps its codes bit for bit in both directions. A float GGUF becomes a float
+    directory (its dequantized weights). Nothing appears at DST unless all of it is right.
+    """
+    to = to or ("gguf" if dst.suffix == ".gguf" else "hf")
+    if not src.exists():
+        raise UsageError(f"{src} does not exist")
+    if to == "gguf":
+        if src.is_file():
+            raise UsageError(f"{src} is a file: --to gguf converts model directories")
+        report = _to_gguf(src, dst, wanted, embed, strict, verify, dry_run, as_json)
+    else:
+        if src.is_dir():
+            raise UsageError(f"{src} is a directory: --to hf converts .gguf files")
+        if (wanted, embed, strict) != ("auto", "auto", False):
+            raise UsageError("--type, --embed-type and --strict belong to --to gguf")
+        report = _to_hf(src, dst, verify, dry_run, as_json)
+    if as_json:
+        click.echo(json.dumps(report))
+
+
+def _to_gguf(
+    src: Path,
+    dst: Path,
+    wanted: str,
+    embed: str,
+    strict: bool,
+    verify: str,
+    dry_run: bool,
+    as_json: bool,
+) -> dict[str, Any]:
+    from wrinklefree.convert.atomic import new_file
+    from wrinklefree.convert.plan import plan_gguf
+    from wrinklefree.convert.to_gguf import write_gguf
+
+    plan = plan_gguf(src, wanted=wanted, embed=embed)
+    if strict:
+        plan.refuse_fallbacks()
+    report = _plan_report(plan, dst)
+    if not as_json:
+        _print_plan(plan, dst)
+    if dry_run:
+        return report | {"written": False}
+    with new_file(dst) as temporary:
+        with _progress("writing", as_json) as show:
+            write_gguf(plan, temporary, show)
+        report["bytes"] = temporary.stat().st_size
+        report["verified"] = _verify(plan, temporary, verify, as_json)
+    if not as_json:
+        click.echo(f"wrote {dst}: {_size(report['bytes'])} (source {_size(plan.source.num_bytes)})")
+    return report | {"written": True}
+
+
+def _verify(plan: Plan, path: Path, level: str, as_json: bool) -> dict[str, Any]:
+    if level == "none":
+        return {}
+    from wrinklefree.convert.verify import verify_logits, verify_tensors, verify_tokens
+
+    with _progress("verifying", as_json) as show:
+        done: dict[str, Any] = {"tensors": verify_tensors(plan, path, show)}
+    lines = [f"{done['tensors']} tensors read back equal"]
+    if level == "full":
+        done["token_strings"] = verify_tokens(plan.source.path, path)
+        agreement = verify_logits(plan.source.path, path)
+        done["logits"] = asdict(agreement)
+        lines.append(f"{done['token_strings']} strings with equal token ids")
+        lines.append(f"logits within a mean KL of {agreement.mean_kl:.1e} nats")
+    if not as_json:
+        click.echo("verified: " + ", ".join(lines))
+    return done
+
+
+def _plan_report(plan: Plan, dst: Path) -> dict[str, Any]:
+    return {
+        "source": str(plan.source.path),
+        "destination": str(dst),
+        "architecture": plan.architecture.name,
+        "source_bytes": plan.source.num_bytes,
+        "ternary_bits_per_weight": plan.ternary_bits_per_weight,
+        "types": [asdict(share) for share in plan.shares],
+        "fallbacks": [
+            {"tensor": tensor.gguf_name, "type": tensor.type.name, "reason": tensor.fallback}
+            for tensor in plan.fallbacks
+        ],
+        "notes": plan.notes,
+    }
+
+
+def _print_plan(plan: Plan, dst: Path) -> None:
+    click.echo(f"{plan.source.path} -> {dst} (architecture {plan.architecture.name})")
+    click.echo("  type    tensors   parameters   share   bits/weight")
+    for share in plan.shares:
+        click.echo(
+            f"  {share.type:<7}{share.tensors:>8}{share.parameters:>13,}{share.share:>8.1%}"
+            f"{share.bits_per_weight:>14.4f}"
+        )
+    click.echo(f"  ternary weights take {plan.ternary_bits_per_weight:.4f} bits each")
+    for (reason, kind), count in _grouped_fallbacks(plan).items():
+        click.echo(f"  {count} tensors: {reason}; stored exactly as {kind}")
+    for note in plan.notes:
+        click.echo(f"  note: {note}")
+
+
+def _grouped_fallbacks(plan: Plan) -> dict[tuple[str, str], int]:
+    groups: dict[tuple[str, str], int] = {}
+    for tensor in plan.fallbacks:
+        key = (str(tensor.fallback), tensor.type.name)
+        groups[key] = groups.get(key, 0) + 1
+    return groups
+
+
+def _to_hf(src: Path, dst: Path, verify: str, dry_run: bool, as_json: bool) -> dict[str, Any]:
+    from wrinklefree.convert.atomic import new_directory
+    from wrinklefree.convert.from_gguf import float_bytes, write_hf
+    from wrinklefree.convert.gguf_source import GgufSource
+
+    source = GgufSource(src)
+    report = {
+        "source": str(src),
+        "destination": str(dst),
+        "architecture": source.architecture.name,
+        "ternary": source.is_ternary,
+        "source_bytes": source.num_bytes,
+        "float32_bytes": float_bytes(source),
+        "types": _type_counts(source),
+    }
+    if not as_json:
+        click.echo(f"{src} -> {dst} (architecture {source.architecture.name})")
+        click.echo(f"  types: {', '.join(f'{n} {t}' for t, n in report['types'].items())}")
+        click.echo(f"  {_describe(source, report)}")
+    if dry_run:
+        return report | {"written": False}
+    with new_directory(dst) as temporary:
+        with _progress("writing", as_json) as show:
+            write_hf(source, temporary, show)
+        if verify != "none":
+            from wrinklefree.convert.verify_hf import verify_directory
+
+            report["verified"] = verify_directory(source, temporary, logits=verify == "full")
+    if not as_json:
+        click.echo(f"wrote {dst}")
+    return report | {"written": True}
+
+
+def _describe(source: GgufSource, report: dict[str, Any]) -> str:
+    sizes = f"{_size(report['source_bytes'])} in the file, {_size(report['float32_bytes'])} here"
+    if source.is_ternary:
+        return f"ternary: an artifact whose masters give the same codes and scales; {sizes}"
+    return f"the model is the file's weights dequantized to float32, not the original's; {sizes}"
+
+
+def _type_counts(source: GgufSource) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in source.names:
+        kind = source.type_name(name)
+        counts[kind] = counts.get(kind, 0) + 1
+    return counts
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.1f} MB"
+
+
+@contextmanager
+def _progress(title: str, is_quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on a terminal; elsewhere a line every quarter, none at all beside JSON."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(title, total=None)
+
+            def update(done: int, total: int, name: str) -> None:
+                bar.update(task, completed=done, total=total, description=f"{title} {name}")
+
+            yield update
+        return
+
+    def line(done: int, total: int, name: str) -> None:
+        if not is_quiet and done and done % max(1, total // 4) == 0:
+            click.echo(f"{title}: {done}/{total} tensors", err=True)
+
+    yield line
