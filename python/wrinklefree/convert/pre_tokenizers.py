@@ -6,7 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from wrinklefree.errors import FormatError
+from tokenizers import Regex
+from tokenizers import pre_tokenizers as steps_of
+
+from wrinklefree.errors import FormatError, nearest
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -40,6 +43,27 @@ def detect(tokenizer: Mapping[str, Any]) -> str:
         f"the pre-tokenizer {json.dumps(tokenizer.get('pre_tokenizer'))} (ignore_merges "
         f"{ignores_merges}) is none of those with a GGUF name: {', '.join(_RULES)}"
     )
+
+
+def rule(name: object) -> tuple[steps_of.PreTokenizer, bool]:
+    """The pre-tokenizer that a `tokenizer.ggml.pre` name stands for, and its ignore_merges."""
+    if not isinstance(name, str) or name not in _RULES:
+        raise FormatError(
+            f"pre-tokenizer {name!r} is not supported{nearest(str(name), _RULES)}; "
+            f"supported: {', '.join(_RULES)}"
+        )
+    steps, ignores_merges = _RULES[name]
+    return steps_of.Sequence([_build(step) for step in steps]), ignores_merges
+
+
+def _build(step: tuple[Any, ...]) -> steps_of.PreTokenizer:
+    kind, *arguments = step
+    if kind == "Digits":
+        return steps_of.Digits(individual_digits=arguments[0])
+    if kind == "Split":
+        _, pattern, behavior, invert = arguments
+        return steps_of.Split(Regex(pattern), behavior.lower(), invert)
+    return steps_of.ByteLevel(add_prefix_space=False, use_regex=arguments[0])
 
 
 def _flatten(rule: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:

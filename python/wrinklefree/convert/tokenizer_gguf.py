@@ -95,9 +95,7 @@ def _pair(merge: str | list[str]) -> list[str]:
     return parts
 
 
-def _tokens(
-    tokenizer: Mapping[str, Any], rows: int, path: Path
-) -> tuple[list[str], list[TokenType]]:
+def _tokens(tokenizer: Mapping[str, Any], rows: int, path: Path) -> tuple[list[str], list[int]]:
     """Token texts and types by id; ids that no token has become unused padding."""
     texts = {token_id: text for text, token_id in tokenizer["model"]["vocab"].items()}
     added = {entry["id"]: entry for entry in tokenizer.get("added_tokens", [])}
@@ -123,7 +121,8 @@ def _tokens(
             types.append(TokenType.BYTE)
         else:
             types.append(TokenType.NORMAL)
-    return [texts.get(token_id, f"[PAD{token_id}]") for token_id in range(rows)], types
+    padded = [texts.get(token_id, f"[PAD{token_id}]") for token_id in range(rows)]
+    return padded, [int(kind) for kind in types]
 
 
 def _sentencepiece_keys(tokenizer: Mapping[str, Any], tokens: list[str]) -> dict[str, Any]:

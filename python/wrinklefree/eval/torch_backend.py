@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils import logging as transformers_logging
 
 from wrinklefree.errors import UsageError
 from wrinklefree.eval.backend import Question
@@ -24,6 +25,7 @@ class TorchBackend:
     name = "torch"
 
     def __init__(self, path: Path, *, batch: int = 8) -> None:
+        transformers_logging.disable_progress_bar()  # a load bar would sit on stderr before errors
         if is_artifact(path):
             loaded = load_artifact(path)
             model, tokenizer = loaded.model, loaded.tokenizer

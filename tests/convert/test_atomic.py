@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from wrinklefree.convert.atomic import new_directory, new_file
+from wrinklefree.errors import UsageError
+
+FAILURES = [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")]
+
+
+def test_file_appears_whole_and_replaces_an_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "model.gguf"
+    target.write_text("old")
+    with new_file(target) as temporary:
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+        assert temporary.suffix == ".gguf"
+    assert target.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=["interrupt", "disk-full"])
+def test_failure_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, failure: BaseException
+) -> None:
+    target = tmp_path / "model.gguf"
+    target.write_text("old")
+    with pytest.raises(type(failure)), new_file(target) as temporary:
+        temporary.write_text("half")
+        raise failure
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=["interrupt", "disk-full"])
+def test_failure_leaves_no_directory(tmp_path: Path, failure: BaseException) -> None:
+    with pytest.raises(type(failure)), new_directory(tmp_path / "model") as temporary:
+        (temporary / "config.json").write_text("{}")
+        raise failure
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_places_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="create it first"), new_file(tmp_path / "no" / "x.gguf"):
+        pass
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious").write_text("x")
+    with (
+        pytest.raises(UsageError, match="not an empty directory"),
+        new_directory(tmp_path / "full"),
+    ):
+        pass
+    assert (tmp_path / "full" / "precious").exists()
