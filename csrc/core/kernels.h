@@ -18,6 +18,9 @@ enum class DenseType : std::uint8_t { f32, f16, bf16, q8_0 };
 // What a gated feed-forward layer does with its gate: x / (1 + e^-x), or max(x, 0)^2.
 enum class Gate : std::uint8_t { silu, relu2 };
 
+// Positions in one page of a key-value cache, and so in one tile of the attention kernel.
+constexpr std::int64_t kKvPage = 32;
+
 // Stride in bytes of one int8 activation row: whole cache lines, so that kernels may read 64 at
 // once.
 constexpr std::int64_t kActAlign = 64;
@@ -71,10 +74,12 @@ struct KernelTable {
   // y = act(gate) * up. y may be gate or up.
   void (*gated_act)(const float* gate, const float* up, std::int64_t n, Gate kind,
                     float* y) noexcept;
-  // out = softmax(scale * q . keys^T) . values for one query head; keys and values are
-  // [positions, head_dim], positions >= 1.
-  void (*attention)(const float* q, const float* keys, const float* values, std::int64_t positions,
-                    std::int64_t head_dim, float scale, float* out) noexcept;
+  // out = softmax(scale * q . keys^T) . values for one query head. Position t >= 0 of the sequence
+  // lies in page t / kKvPage: its key at pages[...] + key_offset + t % kKvPage * head_dim, its
+  // value likewise. positions >= 1.
+  void (*attention)(const float* q, const float* const* pages, std::int64_t key_offset,
+                    std::int64_t value_offset, std::int64_t positions, std::int64_t head_dim,
+                    float scale, float* out) noexcept;
   // log(sum of e^x), n >= 1.
   float (*log_sum_exp)(const float* x, std::int64_t n) noexcept;
 };

@@ -1,0 +1,61 @@
+// wrinklefree._engine: facts about the build and this machine, and the two exceptions.
+#include <pybind11/pybind11.h>
+
+#include <array>
+
+#include "bindings.h"
+#include "cpus.h"
+#include "dispatch.h"
+#include "error.h"
+
+namespace py = pybind11;
+using namespace wf::engine;
+
+namespace {
+
+constexpr int kMaxIsas = 8;
+
+py::list available_isas() {
+  std::array<const char*, kMaxIsas> names{};
+  const int count = std::min(wf::available(names.data(), kMaxIsas), kMaxIsas);
+  py::list list;
+  for (int i = 0; i < count; ++i) list.append(names[static_cast<size_t>(i)]);
+  return list;
+}
+
+py::dict build_info() {
+  py::dict types;
+  for (uint32_t id = 0; id < 64; ++id) {
+    if (const GgufTypeInfo* type = find_gguf_type(id)) types[type->name] = id;
+  }
+  py::dict info;
+  info["version"] = WF_VERSION;
+  info["compiler"] = WF_COMPILER;
+  info["isas"] = available_isas();
+  info["cuda"] = static_cast<bool>(WF_CUDA_BUILT);
+  info["types"] = types;
+  return info;
+}
+
+py::dict cpu_info() {
+  if (const char* problem = wf::isa_error()) throw ModelError(problem);
+  py::dict info;
+  info["isa"] = wf::active().isa;
+  info["available"] = available_isas();
+  info["threads"] = usable_cpus();
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_engine, module) {
+  module.doc() = "Native engine of wrinklefree: GGUF reader, ternary inference, sampling.";
+  py::register_exception<FormatError>(module, "FormatError", PyExc_ValueError);
+  py::register_exception<ModelError>(module, "ModelError", PyExc_ValueError);
+  module.def("build_info", &build_info, "Version, compiler, instruction sets and type ids.");
+  module.def("cpu_info", &cpu_info,
+             "The instruction set that runs, those that could, and usable threads.\n\n"
+             "Raises ModelError when WF_ISA names one that cannot run here.");
+  bind_gguf(module);
+  bind_model(module);
+}

@@ -1,0 +1,298 @@
+#include "forward.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "layout/t2.h"
+
+namespace wf::engine {
+
+Forward::Forward(const ModelConfig& config, const Weights& weights, const KernelTable& kernels,
+                 ThreadPool& pool)
+    : config_(config), weights_(weights), kernels_(kernels), pool_(pool) {
+  const auto floats = [](int64_t width) {
+    return std::vector<float>(static_cast<size_t>(kMaxRows * width));
+  };
+  const int64_t widest = std::max({config.hidden, config.intermediate, config.q_width()});
+  hidden_ = floats(config.hidden);
+  inputs_ = floats(widest);
+  q_ = floats(config.q_width());
+  k_ = floats(config.kv_width());
+  v_ = floats(config.kv_width());
+  attended_ = floats(config.q_width());
+  gate_ = floats(config.intermediate);
+  up_ = floats(config.intermediate);
+  added_ = floats(config.hidden);
+  cosines_ = floats(config.head_dim / 2);
+  sines_ = floats(config.head_dim / 2);
+  logits_.resize(static_cast<size_t>(kHeadRows * config.vocab));
+  codes_.resize(static_cast<size_t>(kMaxRows * act_stride(widest)));
+  code_scales_.resize(kMaxRows);
+  code_sums_.resize(kMaxRows);
+}
+
+Forward::Range Forward::share(int64_t count, int64_t unit, int thread) const {
+  const int64_t units = (count + unit - 1) / unit;
+  const int64_t threads = pool_.size();
+  return {std::min(count, units * thread / threads * unit),
+          std::min(count, units * (thread + 1) / threads * unit)};
+}
+
+void Forward::run(std::span<const TokenRow> rows, LogitsSink& sink) {
+  rows_ = rows;
+  pool_.run([&](int thread) {
+    embed(thread);
+    for (int64_t i = 0; i < config_.layers; ++i) layer(i, thread);
+    head(sink, thread);
+  });
+}
+
+LayerTrace Forward::trace_layer(int64_t index, std::span<const TokenRow> rows, const float* input) {
+  LayerTrace trace;
+  rows_ = rows;
+  trace_ = &trace;
+  pool_.run([&](int thread) {
+    embed(thread);
+    if (thread == 0) std::copy_n(input, num_rows() * config_.hidden, hidden_.begin());
+    pool_.barrier();
+    layer(index, thread);
+    keep_floats("output", thread, hidden_.data(), config_.hidden);
+  });
+  trace_ = nullptr;
+  return trace;
+}
+
+void Forward::embed(int thread) {
+  const int64_t half = config_.head_dim / 2;
+  const Range range = share(num_rows(), 1, thread);
+  for (int64_t r = range.begin; r < range.end; ++r) {
+    const TokenRow& row = rows_[static_cast<size_t>(r)];
+    weights_.embedding.read_row(row.token, hidden_.data() + r * config_.hidden);
+    for (int64_t i = 0; i < half; ++i) {
+      // The angle in float32, as transformers computes it.
+      const float angle =
+          static_cast<float>(row.position) * weights_.rope_frequencies[static_cast<size_t>(i)];
+      cosines_[static_cast<size_t>(r * half + i)] = std::cos(angle);
+      sines_[static_cast<size_t>(r * half + i)] = std::sin(angle);
+    }
+  }
+  pool_.barrier();
+}
+
+void Forward::layer(int64_t index, int thread) {
+  const LayerWeights& layer = weights_.layers[static_cast<size_t>(index)];
+  const float* attended = attended_.data();
+  norm_rows(layer.attn_norm, config_.rms_eps, hidden_.data(), config_.hidden,
+            {&layer.q, &layer.k, &layer.v}, thread);
+  keep_codes("qkv", thread, layer.q);
+  project_heads(layer, thread);
+  keep_floats("q", thread, q_.data(), config_.q_width());
+  keep_floats("k", thread, k_.data(), config_.kv_width());
+  keep_floats("v", thread, v_.data(), config_.kv_width());
+  pool_.barrier();
+  place_heads(layer, index, thread);
+  attend(index, thread);
+  keep_floats("attended", thread, attended, config_.q_width());
+  norm_rows(layer.attn_sub_norm, config_.subln_eps, attended, config_.q_width(), {&layer.o},
+            thread);
+  keep_codes("o", thread, layer.o);
+  add_product(layer.o, thread);
+  norm_rows(layer.ffn_norm, config_.rms_eps, hidden_.data(), config_.hidden,
+            {&layer.gate, &layer.up}, thread);
+  keep_codes("gate_up", thread, layer.gate);
+  gate_up(layer, thread);
+  keep_floats("gated", thread, gate_.data(), config_.intermediate);
+  norm_rows(layer.ffn_sub_norm, config_.subln_eps, gate_.data(), config_.intermediate,
+            {&layer.down}, thread);
+  keep_codes("down", thread, layer.down);
+  add_product(layer.down, thread);
+}
+
+// inputs_ = norm of the rows (no gain: the rows themselves), and their int8 form for the matrices
+// that read them.
+void Forward::norm_rows(const std::vector<float>& gain, float eps, const float* in, int64_t width,
+                        std::initializer_list<const Matrix*> readers, int thread) {
+  const bool has_ternary_reader = std::any_of(
+      readers.begin(), readers.end(), [](const Matrix* matrix) { return matrix->is_ternary(); });
+  const int64_t code_stride = act_stride(width);
+  const Range range = share(num_rows(), 1, thread);
+  for (int64_t r = range.begin; r < range.end; ++r) {
+    float* out = inputs_.data() + r * width;
+    if (gain.empty()) {
+      std::copy_n(in + r * width, width, out);
+    } else {
+      kernels_.rms_norm(in + r * width, gain.data(), width, eps, out);
+    }
+    if (has_ternary_reader) {
+      kernels_.quantize_act_int8(out, width, 1, width, codes_.data() + r * code_stride, code_stride,
+                                 &code_scales_[static_cast<size_t>(r)],
+                                 &code_sums_[static_cast<size_t>(r)]);
+    }
+  }
+  pool_.barrier();
+}
+
+// out[r, j] for this range of weight rows j; out has matrix.rows() columns.
+void Forward::product(const Matrix& matrix, Range range, float* out) const {
+  if (range.begin == range.end) return;
+  const int64_t n = matrix.rows();
+  const int64_t k = matrix.columns();
+  if (matrix.is_ternary()) {
+    kernels_.gemm_s8_t2(codes_.data(), act_stride(k), code_scales_.data(), code_sums_.data(),
+                        num_rows(), matrix.data(), matrix.scale(), n, k, range.begin, range.end,
+                        out, n);
+  } else {
+    kernels_.gemm_f32_dense(inputs_.data(), k, num_rows(), matrix.data(), matrix.type(), k,
+                            range.begin, range.end, out, n);
+  }
+  if (matrix.bias.empty()) return;
+  for (int64_t r = 0; r < num_rows(); ++r) {
+    for (int64_t j = range.begin; j < range.end; ++j) {
+      out[r * n + j] += matrix.bias[static_cast<size_t>(j)];
+    }
+  }
+}
+
+// q, k and v as one stack of weight rows, so that three small matrices still divide evenly.
+void Forward::project_heads(const LayerWeights& layer, int thread) {
+  const std::pair<const Matrix*, float*> parts[] = {
+      {&layer.q, q_.data()}, {&layer.k, k_.data()}, {&layer.v, v_.data()}};
+  int64_t panels = 0;
+  for (const auto& [matrix, out] : parts) panels += t2::panels(matrix->rows());
+  const Range range = share(panels, 1, thread);
+  int64_t first = 0;
+  for (const auto& [matrix, out] : parts) {
+    const int64_t count = t2::panels(matrix->rows());
+    const int64_t begin = std::clamp<int64_t>(range.begin - first, 0, count);
+    const int64_t end = std::clamp<int64_t>(range.end - first, 0, count);
+    product(*matrix, {begin * t2::kRows, std::min(end * t2::kRows, matrix->rows())}, out);
+    first += count;
+  }
+  pool_.barrier();
+}
+
+void Forward::rotate(float* head, int64_t row) const {
+  const int64_t half = config_.head_dim / 2;
+  const float* cosine = cosines_.data() + row * half;
+  const float* sine = sines_.data() + row * half;
+  for (int64_t i = 0; i < half; ++i) {
+    const float a = head[i];
+    const float b = head[half + i];
+    head[i] = a * cosine[i] - b * sine[i];
+    head[half + i] = b * cosine[i] + a * sine[i];
+  }
+}
+
+// Norms and rotates each head of q and k, and stores k and v in the caches.
+void Forward::place_heads(const LayerWeights& layer, int64_t index, int thread) {
+  const int64_t d = config_.head_dim;
+  const int64_t heads = config_.heads + config_.kv_heads;
+  const Range range = share(num_rows() * heads, 1, thread);
+  for (int64_t i = range.begin; i < range.end; ++i) {
+    const int64_t r = i / heads;
+    const int64_t h = i % heads;
+    const bool is_query = h < config_.heads;
+    const int64_t kv_head = h - config_.heads;
+    float* head = is_query ? q_.data() + r * config_.q_width() + h * d
+                           : k_.data() + r * config_.kv_width() + kv_head * d;
+    const std::vector<float>& gain = is_query ? layer.q_norm : layer.k_norm;
+    if (!gain.empty()) kernels_.rms_norm(head, gain.data(), d, config_.rms_eps, head);
+    rotate(head, r);
+    if (is_query) continue;
+    const TokenRow& row = rows_[static_cast<size_t>(r)];
+    Sequence& sequence = *row.sequence;
+    std::copy_n(head, d, sequence.slot(sequence.key_offset(index, kv_head), row.position));
+    std::copy_n(v_.data() + r * config_.kv_width() + kv_head * d, d,
+                sequence.slot(sequence.value_offset(index, kv_head), row.position));
+  }
+  pool_.barrier();
+}
+
+void Forward::attend(int64_t index, int thread) {
+  const int64_t d = config_.head_dim;
+  const int64_t group = config_.heads / config_.kv_heads;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  const Range range = share(num_rows() * config_.heads, 1, thread);
+  for (int64_t i = range.begin; i < range.end; ++i) {
+    const TokenRow& row = rows_[static_cast<size_t>(i / config_.heads)];
+    const Sequence& sequence = *row.sequence;
+    const int64_t kv_head = i % config_.heads / group;
+    kernels_.attention(q_.data() + i * d, sequence.pages(), sequence.key_offset(index, kv_head),
+                       sequence.value_offset(index, kv_head), row.position + 1, d, scale,
+                       attended_.data() + i * d);
+  }
+  pool_.barrier();
+}
+
+// gate_ = act(gate) * up, each thread on its own columns of both.
+void Forward::gate_up(const LayerWeights& layer, int thread) {
+  const Range range = share(config_.intermediate, t2::kRows, thread);
+  product(layer.gate, range, gate_.data());
+  product(layer.up, range, up_.data());
+  const Gate kind = config_.activation == Activation::relu2 ? Gate::relu2 : Gate::silu;
+  for (int64_t r = 0; r < num_rows(); ++r) {
+    float* gate = gate_.data() + r * config_.intermediate + range.begin;
+    const float* up = up_.data() + r * config_.intermediate + range.begin;
+    kernels_.gated_act(gate, up, range.end - range.begin, kind, gate);
+  }
+  pool_.barrier();
+}
+
+// hidden_ += the product, each thread on its own columns.
+void Forward::add_product(const Matrix& matrix, int thread) {
+  const Range range = share(matrix.rows(), t2::kRows, thread);
+  product(matrix, range, added_.data());
+  for (int64_t r = 0; r < num_rows(); ++r) {
+    for (int64_t j = range.begin; j < range.end; ++j) {
+      hidden_[static_cast<size_t>(r * config_.hidden + j)] +=
+          added_[static_cast<size_t>(r * config_.hidden + j)];
+    }
+  }
+  pool_.barrier();
+}
+
+// Norm and head of the wanted rows, kHeadRows at a time; then the sink takes them, one row a
+// thread.
+void Forward::head(LogitsSink& sink, int thread) {
+  const Matrix& matrix = weights_.head();
+  const int64_t hidden = config_.hidden;
+  const Range columns = share(config_.vocab, t2::kRows, thread);
+  for (int64_t next = 0; next < num_rows();) {
+    int64_t wanted[kHeadRows];
+    int64_t count = 0;
+    for (; next < num_rows() && count < kHeadRows; ++next) {
+      if (rows_[static_cast<size_t>(next)].output >= 0) wanted[count++] = next;
+    }
+    const Range mine = share(count, 1, thread);
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      kernels_.rms_norm(hidden_.data() + wanted[i] * hidden, weights_.final_norm.data(), hidden,
+                        config_.rms_eps, inputs_.data() + i * hidden);
+    }
+    pool_.barrier();
+    kernels_.gemm_f32_dense(inputs_.data(), hidden, count, matrix.data(), matrix.type(), hidden,
+                            columns.begin, columns.end, logits_.data(), config_.vocab);
+    pool_.barrier();
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      sink.take(rows_[static_cast<size_t>(wanted[i])].output, logits_.data() + i * config_.vocab);
+    }
+    pool_.barrier();
+  }
+}
+
+void Forward::keep_floats(const char* name, int thread, const float* values, int64_t width) const {
+  if (trace_ == nullptr || thread != 0) return;
+  trace_->floats[name].assign(values, values + num_rows() * width);
+}
+
+void Forward::keep_codes(const char* name, int thread, const Matrix& reader) const {
+  if (trace_ == nullptr || thread != 0 || !reader.is_ternary()) return;
+  const int64_t k = reader.columns();
+  std::vector<int8_t>& kept = trace_->codes[name];
+  for (int64_t r = 0; r < num_rows(); ++r) {
+    const int8_t* row = codes_.data() + r * act_stride(k);
+    kept.insert(kept.end(), row, row + k);
+  }
+  trace_->scales[name].assign(code_scales_.begin(), code_scales_.begin() + num_rows());
+}
+
+}  // namespace wf::engine

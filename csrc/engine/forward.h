@@ -1,0 +1,108 @@
+// The forward pass: a few token rows through all layers, as one job of the thread pool.
+//
+// Every phase cuts its work (rows, heads, panels of weight rows) over the threads; a barrier ends
+// it. No cut changes the order of a sum, so the bits are the same for any number of threads, any
+// batch, and any chunking of a prompt.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "config.h"
+#include "kernels.h"
+#include "sequence.h"
+#include "thread_pool.h"
+#include "weights.h"
+
+namespace wf::engine {
+
+// One token of the batch.
+struct TokenRow {
+  Sequence* sequence = nullptr;
+  int64_t position = 0;
+  int32_t token = 0;
+  int32_t output = -1;  // handed to LogitsSink; -1 when nobody wants this row's logits
+};
+
+// Takes the logits of one row; called on any thread of the pool, once per wanted row.
+class LogitsSink {
+ public:
+  virtual ~LogitsSink() = default;
+  virtual void take(int32_t output, float* logits) noexcept = 0;
+};
+
+// What one layer computed, by name: for comparing with another implementation.
+struct LayerTrace {
+  std::map<std::string, std::vector<float>> floats;  // [rows, width] each
+  std::map<std::string, std::vector<int8_t>> codes;  // [rows, width] inputs of ternary products
+  std::map<std::string, std::vector<float>> scales;  // [rows], of `codes`
+};
+
+class Forward {
+ public:
+  static constexpr int64_t kMaxRows = 128;  // per call
+  static constexpr int64_t kHeadRows = 16;  // per pass over the head
+
+  Forward(const ModelConfig& config, const Weights& weights, const KernelTable& kernels,
+          ThreadPool& pool);
+
+  // Stores keys and values of the rows and hands the wanted logits to `sink`. At most kMaxRows
+  // rows, in order of position within a sequence; the sequences have reserved room for them.
+  void run(std::span<const TokenRow> rows, LogitsSink& sink);
+
+  // One layer alone, on given inputs [rows, hidden].
+  LayerTrace trace_layer(int64_t index, std::span<const TokenRow> rows, const float* input);
+
+ private:
+  struct Range {
+    int64_t begin;
+    int64_t end;
+  };
+  // This thread's part of `count`, in whole multiples of `unit` except at the end.
+  Range share(int64_t count, int64_t unit, int thread) const;
+  int64_t num_rows() const { return static_cast<int64_t>(rows_.size()); }
+
+  void embed(int thread);
+  void layer(int64_t index, int thread);
+  void norm_rows(const std::vector<float>& gain, float eps, const float* in, int64_t width,
+                 std::initializer_list<const Matrix*> readers, int thread);
+  void product(const Matrix& matrix, Range range, float* out) const;
+  void project_heads(const LayerWeights& layer, int thread);
+  void place_heads(const LayerWeights& layer, int64_t index, int thread);
+  void rotate(float* head, int64_t row) const;
+  void attend(int64_t index, int thread);
+  void gate_up(const LayerWeights& layer, int thread);
+  void add_product(const Matrix& matrix, int thread);
+  void head(LogitsSink& sink, int thread);
+
+  void keep_floats(const char* name, int thread, const float* values, int64_t width) const;
+  void keep_codes(const char* name, int thread, const Matrix& reader) const;
+
+  const ModelConfig& config_;
+  const Weights& weights_;
+  const KernelTable& kernels_;
+  ThreadPool& pool_;
+
+  std::span<const TokenRow> rows_;
+  LayerTrace* trace_ = nullptr;
+
+  // Activations, [kMaxRows, width] each.
+  std::vector<float> hidden_;  // the residual stream
+  std::vector<float> inputs_;  // of the next products
+  std::vector<float> q_, k_, v_;
+  std::vector<float> attended_;
+  std::vector<float> gate_, up_;
+  std::vector<float> added_;  // a product before it joins the residual stream
+  std::vector<float> cosines_, sines_;
+  std::vector<float> logits_;  // [kHeadRows, vocab]
+  // The inputs in int8, when a ternary matrix reads them.
+  std::vector<int8_t> codes_;
+  std::vector<float> code_scales_;
+  std::vector<int32_t> code_sums_;
+};
+
+}  // namespace wf::engine

@@ -1,0 +1,205 @@
+#include "model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <unordered_set>
+
+#include "cpus.h"
+#include "dispatch.h"
+#include "error.h"
+#include "json.h"
+
+namespace wf::engine {
+
+namespace {
+
+constexpr int kMaxThreads = 512;
+constexpr int64_t kManifestSchema = 1;
+
+Json read_json(const std::string& path) {
+  const std::vector<uint8_t> bytes = File(path).read_all();
+  return Json::parse({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path);
+}
+
+// A plain Hugging Face directory has no manifest; one from a newer version is refused.
+void check_manifest(const std::string& directory) {
+  const std::string path = directory + "/wrinklefree.json";
+  if (!std::filesystem::exists(path)) return;
+  const Json manifest = read_json(path);
+  const Json* schema = manifest.find("schema");
+  if (schema == nullptr || !schema->is_integer()) throw FormatError(path, "no integer 'schema'");
+  if (schema->integer() > kManifestSchema) {
+    throw ModelError(path + ": needs a version of wrinklefree that reads schema " +
+                     std::to_string(schema->integer()) + " (this one reads " +
+                     std::to_string(kManifestSchema) + ")");
+  }
+}
+
+const KernelTable& checked_kernels() {
+  if (const char* problem = isa_error()) throw ModelError(problem);
+  return active();
+}
+
+int checked_threads(int threads) {
+  if (threads < 0 || threads > kMaxThreads) {
+    throw ModelError("threads must be 0 (automatic) to " + std::to_string(kMaxThreads));
+  }
+  return threads == 0 ? usable_cpus() : threads;
+}
+
+// Samples or keeps logits; runs on the pool's threads, so what goes wrong is remembered.
+class StepSink : public LogitsSink {
+ public:
+  StepSink(std::span<const StepItem> items, std::vector<StepOutput>& outputs, int64_t vocab,
+           const KernelTable& kernels)
+      : items_(items), outputs_(outputs), vocab_(vocab), kernels_(kernels) {}
+
+  struct Target {
+    size_t item;
+    int64_t logits_row;  // -1: not kept
+    bool is_sampled;
+  };
+  int32_t add(const Target& target) {
+    targets_.push_back(target);
+    return static_cast<int32_t>(targets_.size() - 1);
+  }
+
+  void take(int32_t output, float* logits) noexcept override {
+    const Target& target = targets_[static_cast<size_t>(output)];
+    StepOutput& result = outputs_[target.item];
+    if (target.logits_row >= 0) {
+      std::copy_n(logits, vocab_, result.logits.begin() + target.logits_row * vocab_);
+    }
+    if (target.is_sampled) {
+      result.sampled = items_[target.item].sampler->sample(logits, vocab_, kernels_);
+    }
+  }
+
+ private:
+  std::span<const StepItem> items_;
+  std::vector<StepOutput>& outputs_;
+  int64_t vocab_;
+  const KernelTable& kernels_;
+  std::vector<Target> targets_;
+};
+
+}  // namespace
+
+Model::Model(const std::string& path, const ModelOptions& options) : kernels_(checked_kernels()) {
+  const int threads = checked_threads(options.threads);
+  std::unique_ptr<TensorSource> source;
+  if (std::filesystem::is_directory(path)) {
+    check_manifest(path);
+    const std::string config_path = path + "/config.json";
+    config_ = read_hf_config(read_json(config_path), config_path);
+    source = open_safetensors(path, config_.is_ternary_artifact, config_.not_converted);
+  } else {
+    gguf_.emplace(path);
+    config_ = read_gguf_config(*gguf_);
+    // llama.cpp stores q and k of this family for rotating neighbours; its other families rotate
+    // halves, as Hugging Face does.
+    source = open_gguf(*gguf_, config_.architecture == "llama");
+  }
+  if (options.context != 0) {
+    if (options.context < 1 || options.context > config_.context) {
+      throw ModelError("context must be 1 to " + std::to_string(config_.context) +
+                       ", the model's own");
+    }
+    config_.context = options.context;
+  }
+  weights_ = load_weights(config_, *source, options.act_quant, path);
+  pool_ = std::make_unique<ThreadPool>(threads);
+  forward_ = std::make_unique<Forward>(config_, *weights_, kernels_, *pool_);
+}
+
+std::unique_ptr<Sequence> Model::sequence(int64_t max_tokens) const {
+  if (max_tokens > config_.context) {
+    throw ModelError("a sequence of " + std::to_string(max_tokens) +
+                     " tokens is longer than the context of " + std::to_string(config_.context));
+  }
+  return std::make_unique<Sequence>(config_, max_tokens);
+}
+
+void Model::check(std::span<const StepItem> items) const {
+  std::unordered_set<const void*> seen;
+  for (const StepItem& item : items) {
+    const Sequence& sequence = *item.sequence;
+    if (!seen.insert(&sequence).second) throw ModelError("a sequence is in the step twice");
+    if (item.sampler != nullptr && !seen.insert(item.sampler).second) {
+      throw ModelError("a sampler is in the step twice");
+    }
+    if (!sequence.fits(config_)) throw ModelError("a sequence of another model is in the step");
+    if (item.tokens.empty()) throw ModelError("an item of the step has no tokens");
+    const auto count = static_cast<int64_t>(item.tokens.size());
+    if (count > sequence.max_tokens() - sequence.length()) {
+      throw ModelError(std::to_string(count) + " tokens do not fit: the sequence has " +
+                       std::to_string(sequence.length()) + " of at most " +
+                       std::to_string(sequence.max_tokens()));
+    }
+    for (const int32_t token : item.tokens) {
+      if (token < 0 || token >= config_.vocab) {
+        throw ModelError("token " + std::to_string(token) + " is not in the vocabulary of " +
+                         std::to_string(config_.vocab));
+      }
+    }
+    if (item.sampler != nullptr) item.sampler->prepare(config_.vocab);
+  }
+}
+
+std::vector<StepOutput> Model::step(std::span<const StepItem> items,
+                                    const std::function<void()>& between_chunks) {
+  check(items);
+  std::vector<StepOutput> outputs(items.size());
+  StepSink sink(items, outputs, config_.vocab, kernels_);
+  std::vector<TokenRow> rows;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const StepItem& item = items[i];
+    const auto count = static_cast<int64_t>(item.tokens.size());
+    const bool wants_all = item.logits == LogitsWanted::all;
+    const bool wants_last = item.logits == LogitsWanted::last;
+    outputs[i].logits.resize(static_cast<size_t>((wants_all    ? count
+                                                  : wants_last ? 1
+                                                               : 0) *
+                                                 config_.vocab));
+    item.sequence->reserve(count);
+    for (int64_t t = 0; t < count; ++t) {
+      const bool is_last = t + 1 == count;
+      TokenRow row{item.sequence, item.sequence->length() + t, item.tokens[static_cast<size_t>(t)],
+                   -1};
+      const bool is_sampled = is_last && item.sampler != nullptr;
+      const int64_t logits_row = wants_all ? t : (is_last && wants_last ? 0 : -1);
+      if (is_sampled || logits_row >= 0) row.output = sink.add({i, logits_row, is_sampled});
+      rows.push_back(row);
+    }
+  }
+  for (size_t first = 0; first < rows.size(); first += Forward::kMaxRows) {
+    between_chunks();
+    const size_t count = std::min<size_t>(Forward::kMaxRows, rows.size() - first);
+    forward_->run({rows.data() + first, count}, sink);
+  }
+  for (const StepItem& item : items) {
+    item.sequence->advance(static_cast<int64_t>(item.tokens.size()));
+  }
+  for (const StepOutput& output : outputs) {
+    if (output.sampled.token >= 0 && !std::isfinite(output.sampled.logprob)) {
+      throw ModelError("the model computed logits that are not finite");
+    }
+  }
+  return outputs;
+}
+
+LayerTrace Model::trace_layer(int64_t layer, const float* input, int64_t rows) {
+  if (layer < 0 || layer >= config_.layers) throw ModelError("no such layer");
+  if (rows < 1 || rows > Forward::kMaxRows) {
+    throw ModelError("a layer can be traced on 1 to " + std::to_string(Forward::kMaxRows) +
+                     " rows");
+  }
+  Sequence sequence(config_, rows);
+  sequence.reserve(rows);
+  std::vector<TokenRow> batch;
+  for (int64_t i = 0; i < rows; ++i) batch.push_back({&sequence, i, 0, -1});
+  return forward_->trace_layer(layer, batch, input);
+}
+
+}  // namespace wf::engine

@@ -1,0 +1,77 @@
+// A loaded model and its one operation: a step over any mix of prompt chunks and single tokens.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "config.h"
+#include "forward.h"
+#include "gguf.h"
+#include "sampler.h"
+#include "sequence.h"
+#include "thread_pool.h"
+#include "weights.h"
+
+namespace wf::engine {
+
+struct ModelOptions {
+  int threads = 0;        // 0: usable_cpus()
+  int64_t context = 0;    // 0: the model's own
+  bool act_quant = true;  // false: ternary layers run on float32 activations
+};
+
+enum class LogitsWanted { none, last, all };
+
+struct StepItem {
+  Sequence* sequence = nullptr;
+  std::vector<int32_t> tokens;
+  Sampler* sampler = nullptr;  // samples from the last token's logits
+  LogitsWanted logits = LogitsWanted::none;
+};
+
+struct StepOutput {
+  Sampled sampled;            // token -1 without a sampler
+  std::vector<float> logits;  // [1 or number of tokens, vocab], empty unless wanted
+};
+
+class Model {
+ public:
+  // `path` is an artifact directory or a .gguf file. Throws FormatError or ModelError.
+  Model(const std::string& path, const ModelOptions& options);
+
+  const ModelConfig& config() const { return config_; }
+  const Weights& weights() const { return *weights_; }
+  const KernelTable& kernels() const { return kernels_; }
+  int threads() const { return pool_->size(); }
+  bool is_gguf() const { return gguf_.has_value(); }
+  const GgufFile* gguf() const { return gguf_ ? &*gguf_ : nullptr; }
+
+  std::unique_ptr<Sequence> sequence(int64_t max_tokens) const;
+
+  // Appends each item's tokens to its sequence. All items are checked before anything is computed,
+  // and a step that throws leaves every sequence as it was (samplers may have drawn). Long inputs
+  // run in chunks; `between_chunks` is called before each and may throw to interrupt. Results do
+  // not depend on threads, on the other items, or on how a prompt is cut into steps.
+  std::vector<StepOutput> step(std::span<const StepItem> items,
+                               const std::function<void()>& between_chunks);
+
+  // One layer on `rows` hidden states at positions 0, 1, ...; at most Forward::kMaxRows.
+  LayerTrace trace_layer(int64_t layer, const float* input, int64_t rows);
+
+ private:
+  void check(std::span<const StepItem> items) const;
+
+  ModelConfig config_;
+  const KernelTable& kernels_;
+  std::optional<GgufFile> gguf_;
+  std::optional<Weights> weights_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<Forward> forward_;
+};
+
+}  // namespace wf::engine

@@ -1,0 +1,197 @@
+#include "sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "error.h"
+
+namespace wf::engine {
+
+namespace {
+
+// Tokens less likely than the best by this factor (in nats, after temperature) are never drawn: all
+// of a large vocabulary together weigh less than a rounding of float32.
+constexpr float kNegligible = 28.0f;
+constexpr int kMaxTopLogprobs = 64;
+
+void check(bool is_valid, const char* problem) {
+  if (!is_valid) throw ModelError(problem);
+}
+
+bool is_better(float logit, int32_t token, float other_logit, int32_t other_token) {
+  return logit > other_logit || (logit == other_logit && token < other_token);
+}
+
+int32_t argmax(const float* logits, int64_t vocab) {
+  int64_t best = 0;
+  for (int64_t i = 1; i < vocab; ++i) {
+    if (logits[i] > logits[best]) best = i;
+  }
+  return static_cast<int32_t>(best);
+}
+
+std::vector<TokenLogprob> most_likely(const float* logits, int64_t vocab, int count, float total) {
+  std::vector<TokenLogprob> top;  // best first; insertion into a short sorted list
+  if (count == 0) return top;
+  top.reserve(static_cast<size_t>(count) + 1);
+  for (int64_t i = 0; i < vocab; ++i) {
+    if (static_cast<int>(top.size()) == count && logits[i] <= top.back().logprob) continue;
+    const auto at = std::upper_bound(
+        top.begin(), top.end(), logits[i],
+        [](float logit, const TokenLogprob& entry) { return logit > entry.logprob; });
+    top.insert(at, {static_cast<int32_t>(i), logits[i]});
+    if (static_cast<int>(top.size()) > count) top.pop_back();
+  }
+  for (TokenLogprob& entry : top) entry.logprob -= total;
+  return top;
+}
+
+}  // namespace
+
+Sampler::Sampler(const SamplerOptions& options) : options_(options) {
+  // Written so that a NaN fails too.
+  check(options.temperature >= 0 && options.temperature <= 100, "temperature must be 0 to 100");
+  check(options.top_k >= 0, "top_k must be 0 (off) or positive");
+  check(options.top_p > 0 && options.top_p <= 1, "top_p must be above 0 and at most 1");
+  check(options.min_p >= 0 && options.min_p < 1, "min_p must be at least 0 and below 1");
+  check(options.repetition_penalty > 0 && options.repetition_penalty <= 100,
+        "repetition_penalty must be above 0 and at most 100");
+  check(std::fabs(options.presence_penalty) <= 100, "presence_penalty must be -100 to 100");
+  check(std::fabs(options.frequency_penalty) <= 100, "frequency_penalty must be -100 to 100");
+  check(options.top_logprobs >= 0 && options.top_logprobs <= kMaxTopLogprobs,
+        "top_logprobs must be 0 to 64");
+  for (const auto& [token, bias] : options.logit_bias) {
+    check(std::fabs(bias) <= 1000, "a logit bias must be -1000 to 1000");
+  }
+  state_ = options.seed
+               ? *options.seed
+               : static_cast<uint64_t>(std::random_device{}()) << 32 | std::random_device{}();
+}
+
+void Sampler::observe(std::span<const int32_t> tokens) {
+  for (const int32_t token : tokens) ++prompt_[token];
+}
+
+void Sampler::prepare(int64_t vocab) {
+  candidates_.reserve(static_cast<size_t>(vocab));
+  for (const auto& [token, bias] : options_.logit_bias) {
+    if (token < 0 || token >= vocab) {
+      throw ModelError("logit bias for token " + std::to_string(token) +
+                       ", but the vocabulary has " + std::to_string(vocab));
+    }
+  }
+  std::erase_if(prompt_,
+                [&](const auto& entry) { return entry.first < 0 || entry.first >= vocab; });
+}
+
+void Sampler::adjust(float* logits) const {
+  for (const auto& [token, bias] : options_.logit_bias) logits[token] += bias;
+  if (options_.repetition_penalty != 1.0f) {
+    const auto penalize = [&](int32_t token) {
+      float& logit = logits[token];
+      logit = logit > 0 ? logit / options_.repetition_penalty : logit * options_.repetition_penalty;
+    };
+    for (const auto& [token, count] : generated_) penalize(token);
+    for (const auto& [token, count] : prompt_) {
+      if (!generated_.contains(token)) penalize(token);
+    }
+  }
+  for (const auto& [token, count] : generated_) {
+    logits[token] -=
+        options_.presence_penalty + options_.frequency_penalty * static_cast<float>(count);
+  }
+}
+
+Sampled Sampler::sample(float* logits, int64_t vocab, const KernelTable& kernels) {
+  Sampled sampled;
+  const float total = kernels.log_sum_exp(logits, vocab);
+  sampled.top = most_likely(logits, vocab, options_.top_logprobs, total);
+  // The chosen token's own log probability is taken from the logits before they are adjusted.
+  std::vector<float> raw;
+  const bool is_adjusted =
+      !options_.logit_bias.empty() ||
+      ((options_.repetition_penalty != 1.0f) && !(generated_.empty() && prompt_.empty())) ||
+      ((options_.presence_penalty != 0 || options_.frequency_penalty != 0) && !generated_.empty());
+  if (is_adjusted) {
+    raw.assign(logits, logits + vocab);
+    adjust(logits);
+  }
+  sampled.token = options_.temperature == 0 ? argmax(logits, vocab) : draw(logits, vocab);
+  sampled.logprob =
+      (is_adjusted ? raw[static_cast<size_t>(sampled.token)] : logits[sampled.token]) - total;
+  ++generated_[sampled.token];
+  return sampled;
+}
+
+int32_t Sampler::draw(const float* logits, int64_t vocab) {
+  const float most = logits[argmax(logits, vocab)];
+  // min-p is a bound on the logit itself: p_i / p_max = e^((l_i - l_max) / temperature).
+  const float drop =
+      options_.min_p > 0 ? std::min(kNegligible, -std::log(options_.min_p)) : kNegligible;
+  const float least = most - drop * options_.temperature;
+  candidates_.clear();
+  for (int64_t i = 0; i < vocab; ++i) {
+    if (logits[i] >= least) candidates_.push_back({logits[i], static_cast<int32_t>(i)});
+  }
+  const auto by_logit = [](const Candidate& a, const Candidate& b) {
+    return is_better(a.logit, a.token, b.logit, b.token);
+  };
+  const auto top_k = static_cast<size_t>(options_.top_k);
+  if (top_k > 0 && top_k < candidates_.size()) {
+    std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<int64_t>(top_k),
+                     candidates_.end(), by_logit);
+    candidates_.resize(top_k);
+  }
+  const size_t kept = options_.top_p < 1 ? cut_top_p(most) : candidates_.size();
+  return draw_from(kept, most);
+}
+
+// Sorts only as far as the mass asks for, in blocks that double.
+size_t Sampler::cut_top_p(float most) {
+  const auto weight = [&](const Candidate& c) {
+    return std::exp(static_cast<double>((c.logit - most) / options_.temperature));
+  };
+  double total = 0;
+  for (const Candidate& candidate : candidates_) total += weight(candidate);
+  const double wanted = total * static_cast<double>(options_.top_p);
+  double mass = 0;
+  size_t done = 0;
+  for (size_t block = 64; done < candidates_.size(); block *= 2) {
+    const size_t end = std::min(candidates_.size(), done + block);
+    std::partial_sort(candidates_.begin() + static_cast<int64_t>(done),
+                      candidates_.begin() + static_cast<int64_t>(end), candidates_.end(),
+                      [](const Candidate& a, const Candidate& b) {
+                        return is_better(a.logit, a.token, b.logit, b.token);
+                      });
+    for (; done < end; ++done) {
+      mass += weight(candidates_[done]);
+      if (mass >= wanted) return done + 1;
+    }
+  }
+  return candidates_.size();
+}
+
+int32_t Sampler::draw_from(size_t kept, float most) {
+  weights_.resize(kept);
+  double total = 0;
+  for (size_t i = 0; i < kept; ++i) {
+    total += std::exp(static_cast<double>((candidates_[i].logit - most) / options_.temperature));
+    weights_[i] = total;
+  }
+  const double target = uniform() * total;
+  const auto at = std::upper_bound(weights_.begin(), weights_.end(), target);
+  const size_t index = std::min(static_cast<size_t>(at - weights_.begin()), kept - 1);
+  return candidates_[index].token;
+}
+
+// splitmix64, 53 bits.
+double Sampler::uniform() {
+  state_ += 0x9e3779b97f4a7c15ull;
+  uint64_t z = state_;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+  return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1p-53;
+}
+
+}  // namespace wf::engine

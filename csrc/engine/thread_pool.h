@@ -1,0 +1,44 @@
+// Threads that run one job together and meet at barriers inside it.
+//
+// A decode step is one job of a few milliseconds with hundreds of barriers, so waiting spins first
+// and then yields the processor; between jobs the threads sleep.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <thread>
+#include <vector>
+
+namespace wf::engine {
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int size() const { return size_; }
+
+  // Runs job(0) here and job(1) .. job(size - 1) on the threads; returns when all are done. The job
+  // must not throw. Throws ModelError in a process forked after the pool was made: threads do not
+  // survive a fork.
+  void run(const std::function<void(int)>& job);
+
+  // Inside a job: returns when every thread has called it.
+  void barrier();
+
+ private:
+  void worker(int index);
+
+  const int size_;
+  const int process_;
+  const std::function<void(int)>* job_ = nullptr;
+  std::atomic<unsigned> job_number_{0};
+  std::atomic<bool> is_stopping_{false};
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<unsigned> barrier_number_{0};
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace wf::engine
