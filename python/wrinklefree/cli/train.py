@@ -54,8 +54,11 @@ def main(settings: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
 
     An interrupted run (Ctrl-C, SIGTERM) is saved; the same command continues it.
     """
+    from transformers.utils import logging as transformers_logging
+
     from wrinklefree.configs.compose import compose_run
 
+    transformers_logging.disable_progress_bar()
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     logging.getLogger("wrinklefree").setLevel(logging.INFO)
     config = compose_run(settings)

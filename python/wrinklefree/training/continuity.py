@@ -53,7 +53,7 @@ def record(model: PreTrainedModel, tokens: list[list[int]]) -> dict[str, Any]:
     return {
         "cross_entropy": probe_cross_entropy(model, tokens),
         "tokens": tokens,
-        "environment": _environment(),
+        "environment": environment(),
     }
 
 
@@ -65,7 +65,7 @@ def verify(model: PreTrainedModel, recorded: dict[str, Any], name: str) -> float
     except (KeyError, TypeError, ValueError):
         raise FormatError(f"{name}: the continuity record in wrinklefree.json is damaged") from None
     now = probe_cross_entropy(model, tokens)
-    is_same_place = recorded.get("environment") == _environment()
+    is_same_place = recorded.get("environment") == environment()
     tolerance = TOLERANCE if is_same_place else TOLERANCE_ELSEWHERE
     if not math.isclose(now, before, rel_tol=tolerance, abs_tol=tolerance):
         raise VerificationError(
@@ -76,7 +76,8 @@ def verify(model: PreTrainedModel, recorded: dict[str, Any], name: str) -> float
     return now
 
 
-def _environment() -> str:
+def environment() -> str:
+    """What decides the last bits of a sum: torch, instruction set and threads."""
     return (
         f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, "
         f"{platform.machine()}, {torch.get_num_threads()} threads"

@@ -83,7 +83,7 @@ class Trainer:
             check_loss(loss, self.model, batch, step=step)
             loss.backward()  # type: ignore[no-untyped-call]
             for name, term in terms.items():
-                sums[f"loss_{name}"] = sums.get(f"loss_{name}", 0.0) + float(term)
+                sums[f"loss_{name}"] = sums.get(f"loss_{name}", 0.0) + term.item()
 
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
         check_gradients(norm, self.model, step=step)

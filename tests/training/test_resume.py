@@ -1,0 +1,160 @@
+"""A stopped run continues exactly; a finished one is not done twice; other settings are refused."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from wrinklefree.errors import UsageError
+from wrinklefree.training.metrics import MetricsLog
+
+from .conftest import Run
+
+Metrics = Callable[..., list[dict[str, Any]]]
+
+
+def settings(base: str, parent: Path, corpus: str) -> tuple[str, ...]:
+    return (
+        f"model.path={parent}",
+        f"training.teacher={base}",
+        f"data.path={corpus}",
+        "training.steps=12",
+        "training.lambda_ramp=0.5",
+        "training.split_heads=4",
+        "training.gamma=10",
+        "training.eval_every=4",
+    )
+
+
+@pytest.fixture(scope="module")
+def parent(
+    run: Run, random_models: dict[str, str], corpus: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("resume") / "s1"
+    return run("stage1_subln", out, f"model.path={random_models['llama']}", f"data.path={corpus}")
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, signal.Signals], None]:
+    """Send this process a signal while step `step` is being logged."""
+
+    def arm(step: int, number: signal.Signals) -> None:
+        original = MetricsLog.show
+
+        def show(self: MetricsLog, at: int, **values: float) -> None:
+            original(self, at, **values)
+            if at == step:
+                signal.raise_signal(number)
+
+        monkeypatch.setattr(MetricsLog, "show", show)
+
+    yield arm
+    monkeypatch.undo()
+
+
+def losses(entries: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    keys = ("step", "loss", "loss_kd", "loss_relation", "grad_norm", "lr", "lambda")
+    return [tuple(entry[key] for key in keys) for entry in entries]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_an_interrupted_run_continues_bit_for_bit(
+    run: Run,
+    random_models: dict[str, str],
+    parent: Path,
+    corpus: str,
+    tmp_path: Path,
+    read_metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_at: Callable[[int, signal.Signals], None],
+    number: signal.Signals,
+) -> None:
+    given = settings(random_models["llama"], parent, corpus)
+    whole = run("stage3_distill", tmp_path / "a" / "whole", *given)
+
+    parts = tmp_path / "b" / "parts"
+    with monkeypatch.context():
+        stop_at(3, number)
+        with pytest.raises(KeyboardInterrupt):
+            run("stage3_distill", parts, *given)
+        assert (parts / "state" / "progress.json").is_file()
+    monkeypatch.undo()
+    run("stage3_distill", parts, *given)
+
+    assert losses(read_metrics(parts)) == losses(read_metrics(whole))
+    assert read_metrics(parts, "eval") == read_metrics(whole, "eval")
+    expected = load_file(whole / "model.safetensors")
+    for name, tensor in load_file(parts / "model.safetensors").items():
+        assert torch.equal(tensor, expected[name]), name
+    assert not (parts / "state").exists()
+
+
+def test_a_crash_goes_back_to_the_last_checkpoint(
+    run: Run,
+    random_models: dict[str, str],
+    parent: Path,
+    corpus: str,
+    tmp_path: Path,
+    read_metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = (*settings(random_models["llama"], parent, corpus), "training.save_every=4")
+    whole = run("stage3_distill", tmp_path / "whole", *given)
+    original = MetricsLog.show
+
+    def die(self: MetricsLog, at: int, **values: float) -> None:
+        original(self, at, **values)
+        if at == 6:
+            raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MetricsLog, "show", die)
+        with pytest.raises(MemoryError):
+            run("stage3_distill", tmp_path / "parts", *given)
+    run("stage3_distill", tmp_path / "parts", *given)
+    assert losses(read_metrics(tmp_path / "parts")) == losses(read_metrics(whole))
+
+
+def test_a_finished_run_is_not_repeated(
+    run: Run, random_models: dict[str, str], parent: Path, corpus: str, tmp_path: Path
+) -> None:
+    given = (*settings(random_models["llama"], parent, corpus), "training.steps=1")
+    out = run("stage3_distill", tmp_path / "o", *given)
+    before = (out / "wrinklefree.json").stat().st_mtime_ns
+    run("stage3_distill", out, *given)
+    assert (out / "wrinklefree.json").stat().st_mtime_ns == before
+    with pytest.raises(UsageError, match=r"training\.lr was 5e-05, now 0\.001.*resume=never"):
+        run("stage3_distill", out, *given, "training.lr=1e-3")
+    run("stage3_distill", out, *given, "training.lr=1e-3", "resume=never")
+    assert (out / "wrinklefree.json").stat().st_mtime_ns != before
+
+
+def test_an_unfinished_run_is_no_parent(
+    run: Run,
+    random_models: dict[str, str],
+    parent: Path,
+    corpus: str,
+    tmp_path: Path,
+    stop_at: Callable[[int, signal.Signals], None],
+) -> None:
+    given = settings(random_models["llama"], parent, corpus)
+    stop_at(1, signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        run("stage3_distill", tmp_path / "o", *given)
+    with pytest.raises(UsageError, match="interrupted run"):
+        run("stage2_pretrain", tmp_path / "p", f"model.path={tmp_path}/o", f"data.path={corpus}")
+
+
+def test_other_content_at_out_is_left_alone(
+    run: Run, random_models: dict[str, str], corpus: str, tmp_path: Path
+) -> None:
+    (tmp_path / "letter.txt").write_text("dear diary")
+    with pytest.raises(UsageError, match="not an artifact"):
+        run("sft", tmp_path, f"model.path={random_models['llama']}", f"data.path={corpus}")
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
