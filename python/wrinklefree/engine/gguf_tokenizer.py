@@ -1,0 +1,149 @@
+"""A `tokenizers.Tokenizer` from the metadata of a GGUF file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, processors
+
+from wrinklefree.engine.pre_tokenizers import pre_tokenizer
+from wrinklefree.errors import FormatError
+
+_PREFIX = "tokenizer.ggml."
+_SPACE = "\u2581"  # SentencePiece's visible space
+
+# Values of tokenizer.ggml.token_type.
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
+
+
+def build_tokenizer(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """Byte-level BPE (`gpt2`) or SentencePiece with byte fallback (`llama`).
+
+    Raises FormatError when keys are missing, lists disagree in length, or the kind is another one.
+    """
+    tokens = _strings(metadata, "tokens")
+    types = metadata.get(_PREFIX + "token_type", [_NORMAL] * len(tokens))
+    if not tokens or len(types) != len(tokens):
+        raise FormatError(f"the file has {len(tokens)} tokens and {len(types)} token types")
+    kind = metadata.get(_PREFIX + "model")
+    if kind == "gpt2":
+        tokenizer = _byte_level_bpe(metadata, tokens)
+    elif kind == "llama":
+        tokenizer = _sentencepiece(metadata, tokens, types)
+    else:
+        raise FormatError(f"tokenizer model {kind!r} is not supported (gpt2 and llama are)")
+    pairs = list(zip(tokens, types, strict=True))
+    special = [token for token, token_type in pairs if token_type == _CONTROL]
+    user_defined = [token for token, token_type in pairs if token_type == _USER_DEFINED]
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
+    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in user_defined])
+    _add_frame(tokenizer, metadata, tokens, default_bos=kind == "llama")
+    return tokenizer
+
+
+def special_id(metadata: Mapping[str, Any], name: str, num_tokens: int) -> int | None:
+    """`tokenizer.ggml.NAME_token_id`, checked against the vocabulary; None when absent."""
+    value = metadata.get(f"{_PREFIX}{name}_token_id")
+    if value is None:
+        return None
+    if not isinstance(value, int) or not 0 <= value < num_tokens:
+        raise FormatError(f"{_PREFIX}{name}_token_id is {value!r}, there are {num_tokens} tokens")
+    return value
+
+
+def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
+    values = metadata.get(_PREFIX + key)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise FormatError(f"{_PREFIX}{key} is missing or not a list of strings")
+    return values
+
+
+def _byte_level_bpe(metadata: Mapping[str, Any], tokens: Sequence[str]) -> tokenizers.Tokenizer:
+    merges = []
+    for merge in _strings(metadata, "merges"):
+        parts = merge.split(" ")
+        if len(parts) != 2:
+            raise FormatError(f"{_PREFIX}merges: {merge[:64]!r} is not two tokens")
+        merges.append((parts[0], parts[1]))
+    name = metadata.get(_PREFIX + "pre", "default")
+    rule, ignores_merges = pre_tokenizer(str(name))
+    vocab = {token: index for index, token in enumerate(tokens)}
+    try:
+        model = models.BPE(vocab=vocab, merges=merges, ignore_merges=ignores_merges)
+    except Exception as error:  # the library raises its base class for an unknown part of a merge
+        raise FormatError(f"{_PREFIX}merges: {error}") from error
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = rule
+    tokenizer.decoder = decoders.ByteLevel()
+    if name == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
+
+
+def _sentencepiece(
+    metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int]
+) -> tokenizers.Tokenizer:
+    scores = metadata.get(_PREFIX + "scores")
+    if not isinstance(scores, list) or len(scores) != len(tokens):
+        raise FormatError(f"{_PREFIX}scores is missing or has another length than the tokens")
+    vocab = {token: index for index, token in enumerate(tokens)}
+    unknown = special_id(metadata, "unknown", len(tokens))
+    model = models.BPE(
+        vocab=vocab,
+        merges=_merges_by_score(vocab, scores, types),
+        unk_token=tokens[unknown] if unknown is not None else None,
+        fuse_unk=True,
+        byte_fallback=True,
+    )
+    tokenizer = tokenizers.Tokenizer(model)
+    spaces = normalizers.Replace(" ", _SPACE)
+    if metadata.get(_PREFIX + "add_space_prefix", True):
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), spaces])
+    else:
+        tokenizer.normalizer = spaces
+    steps = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)])
+    return tokenizer
+
+
+def _merges_by_score(
+    vocab: Mapping[str, int], scores: Sequence[float], types: Sequence[int]
+) -> list[tuple[str, str]]:
+    """SentencePiece joins the neighbours whose union scores highest: merges in that order."""
+    joinable = (_NORMAL, _USER_DEFINED, _UNUSED)
+    ranked = []
+    for token, index in vocab.items():
+        if types[index] not in joinable:
+            continue
+        for cut in range(1, len(token)):
+            left, right = vocab.get(token[:cut]), vocab.get(token[cut:])
+            if left is not None and right is not None:
+                ranked.append((-scores[index], index, left, right, token[:cut], token[cut:]))
+    ranked.sort(key=lambda merge: merge[:4])
+    return [(merge[4], merge[5]) for merge in ranked]
+
+
+def _add_frame(
+    tokenizer: tokenizers.Tokenizer,
+    metadata: Mapping[str, Any],
+    tokens: Sequence[str],
+    *,
+    default_bos: bool,
+) -> None:
+    """Makes encoding with special tokens add BOS and EOS where the file asks for them."""
+    frame = ["$A"]
+    special = []
+    for name, is_added in (
+        ("bos", metadata.get(_PREFIX + "add_bos_token", default_bos)),
+        ("eos", metadata.get(_PREFIX + "add_eos_token", False)),
+    ):
+        index = special_id(metadata, name, len(tokens))
+        if is_added and index is not None:
+            frame.insert(0 if name == "bos" else len(frame), tokens[index])
+            special.append((tokens[index], index))
+    if special:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=frame, pair=[*frame, "$B"], special_tokens=special
+        )

@@ -1,0 +1,278 @@
+"""`LLM`: one loaded model with its tokenizer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wrinklefree import _engine
+from wrinklefree.engine.detokenize import StopMatcher, StreamDecoder
+from wrinklefree.engine.results import Completion, SamplingParams, Score, Timings
+from wrinklefree.engine.tokenizer import Tokenizer
+from wrinklefree.errors import FormatError, UsageError, WrinklefreeError
+
+log = logging.getLogger(__name__)
+
+_LOGIT_ROWS = 128  # rows of logits held at a time when scoring
+_DEFAULT_SAMPLING = SamplingParams()
+
+
+class LLM:
+    """A model in the native engine.
+
+    `model` is an artifact directory, a Hugging Face directory or a .gguf file. `threads` defaults
+    to what affinity and cgroup quota allow, `context` to the model's own. Without `act_quant` ternary
+    layers run on float32 activations. Raises UsageError for a missing path, FormatError for a
+    damaged file and WrinklefreeError for a model the engine cannot run.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        threads: int | None = None,
+        context: int | None = None,
+        act_quant: bool = True,
+    ) -> None:
+        path = Path(model)
+        if not path.exists():
+            raise UsageError(f"no model at {path}: give a model directory or a .gguf file")
+        try:
+            self.model = _engine.Model(
+                str(path), threads=threads or 0, context=context or 0, act_quant=act_quant
+            )
+        except _engine.FormatError as error:
+            raise FormatError(str(error)) from error
+        except _engine.ModelError as error:
+            raise WrinklefreeError(str(error)) from error
+        self.info: dict[str, Any] = self.model.info
+        if path.is_dir():
+            self.tokenizer = Tokenizer.from_dir(path)
+        else:
+            self.tokenizer = Tokenizer.from_gguf(self.model.metadata)
+        if self.tokenizer.vocab_size > self.info["vocab_size"]:
+            raise FormatError(
+                f"{path}: {self.tokenizer.vocab_size} tokens, but only "
+                f"{self.info['vocab_size']} embedding rows"
+            )
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 128,
+        sampling: SamplingParams = _DEFAULT_SAMPLING,
+        stop: Sequence[str] = (),
+    ) -> Completion:
+        """Continues a text (or token ids, taken as they are) by at most `max_tokens` tokens.
+
+        Ends before an end token or a stop string. Raises UsageError when the prompt fills the
+        context.
+        """
+        run = _Generation(self, self._ids(prompt), max_tokens, sampling, stop)
+        text = "".join(run.deltas())
+        return run.completion(text)
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 128,
+        sampling: SamplingParams = _DEFAULT_SAMPLING,
+        stop: Sequence[str] = (),
+    ) -> Iterator[str]:
+        """As `generate`, piece by piece; a character is never split. Joined it is the same text."""
+        return _Generation(self, self._ids(prompt), max_tokens, sampling, stop).deltas()
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        max_tokens: int = 128,
+        sampling: SamplingParams = _DEFAULT_SAMPLING,
+        stop: Sequence[str] = (),
+    ) -> Completion:
+        """Answers a conversation of {"role", "content"} through the model's chat template.
+
+        Raises TemplateError when there is no template or it refuses the messages.
+        """
+        from wrinklefree.engine.chat_template import chat_ids  # jinja2 is loaded only for chat
+
+        ids = chat_ids(self.tokenizer, messages)
+        return self.generate(ids, max_tokens=max_tokens, sampling=sampling, stop=stop)
+
+    def score(
+        self, prompt_ids: Sequence[int], continuations: Sequence[Sequence[int]]
+    ) -> list[Score]:
+        """Log likelihood of each continuation after the prompt, which is computed only once."""
+        if not prompt_ids:
+            raise UsageError("scoring needs a prompt of at least one token (for example BOS)")
+        longest = max((len(continuation) for continuation in continuations), default=0)
+        sequence = self._sequence(len(prompt_ids) + longest)
+        shared = len(prompt_ids) - 1
+        if shared:
+            self._step(_engine.StepItem(sequence, list(prompt_ids[:-1])))
+        scores = []
+        for continuation in continuations:
+            sequence.truncate(shared)
+            ids = [prompt_ids[-1], *continuation]
+            total, is_greedy = 0.0, True
+            for targets, logits in self._logit_blocks(sequence, ids[:-1], ids[1:]):
+                total += float(_target_logprobs(logits, targets).sum())
+                is_greedy &= bool((logits.argmax(axis=1) == targets).all())
+            scores.append(Score(total, len(continuation), is_greedy))
+        return scores
+
+    def logprobs(self, token_ids: Sequence[int]) -> NDArray[np.float64]:
+        """[T-1]: log p(token[t+1] | token[..t]) in nats."""
+        sequence = self._sequence(max(len(token_ids), 1))
+        blocks = [
+            _target_logprobs(logits, targets)
+            for targets, logits in self._logit_blocks(sequence, token_ids[:-1], token_ids[1:])
+        ]
+        return np.concatenate(blocks) if blocks else np.empty(0)
+
+    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """[T, V]: logits of the token after each of `token_ids`."""
+        item = _engine.StepItem(self._sequence(len(token_ids)), list(token_ids), None, "all")
+        logits: NDArray[np.float32] = self._step(item).logits
+        return logits
+
+    def close(self) -> None:
+        """Frees the weights; the object cannot be used after."""
+        del self.model
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _ids(self, prompt: str | Sequence[int]) -> list[int]:
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if not ids and self.tokenizer.bos_id is not None:
+            ids = [self.tokenizer.bos_id]
+        if not ids:
+            raise UsageError("the prompt is empty and the model has no BOS token to start from")
+        return ids
+
+    def _sequence(self, num_tokens: int) -> _engine.Sequence:
+        try:
+            return self.model.sequence(num_tokens)
+        except _engine.ModelError as error:
+            raise UsageError(str(error)) from error
+
+    def _step(self, item: _engine.StepItem) -> _engine.StepOutput:
+        try:
+            return self.model.step([item])[0]
+        except _engine.ModelError as error:
+            raise UsageError(str(error)) from error
+
+    def _logit_blocks(
+        self, sequence: _engine.Sequence, inputs: Sequence[int], targets: Sequence[int]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Appends `inputs`; yields (targets, logits [rows, V]) for a bounded number of rows each."""
+        for start in range(0, len(inputs), _LOGIT_ROWS):
+            block = slice(start, start + _LOGIT_ROWS)
+            output = self._step(_engine.StepItem(sequence, list(inputs[block]), None, "all"))
+            yield np.asarray(targets[block], dtype=np.int64), output.logits
+
+
+class _Generation:
+    """One run of `generate` or `stream`."""
+
+    def __init__(
+        self,
+        llm: LLM,
+        prompt: list[int],
+        max_tokens: int,
+        sampling: SamplingParams,
+        stop: Sequence[str],
+    ) -> None:
+        if max_tokens < 1:
+            raise UsageError(f"max_tokens must be at least 1, not {max_tokens}")
+        context = llm.info["context_length"]
+        if len(prompt) >= context:
+            raise UsageError(
+                f"the prompt has {len(prompt)} tokens and the context holds {context}: "
+                "there is no room for an answer"
+            )
+        if len(prompt) + max_tokens > context:
+            max_tokens = context - len(prompt)
+            log.info("max_tokens is cut to %d, what the context of %d leaves", max_tokens, context)
+        try:
+            self._sampler = sampling.sampler()
+        except _engine.ModelError as error:
+            raise UsageError(str(error)) from error
+        if sampling.repetition_penalty != 1.0:
+            self._sampler.observe(prompt)
+        self._llm = llm
+        self._prompt = prompt
+        self._max_tokens = max_tokens
+        self._decoder = StreamDecoder(llm.tokenizer)
+        self._matcher = StopMatcher(stop)
+        self._ids: list[int] = []
+        self._logprobs: list[float] = []
+        self._finish_reason: Literal["stop", "length"] = "length"
+        self._prompt_s = 0.0
+        self._decode_s = 0.0
+
+    def deltas(self) -> Iterator[str]:
+        """Generates; each piece of text as soon as it is certain."""
+        eos_ids = frozenset(self._llm.tokenizer.eos_ids)
+        # The last sampled token is never an input, so the cache holds one less.
+        sequence = self._llm._sequence(len(self._prompt) + self._max_tokens - 1)
+        inputs = self._prompt
+        while len(self._ids) < self._max_tokens:
+            start = time.perf_counter()
+            output = self._llm._step(_engine.StepItem(sequence, inputs, self._sampler))
+            elapsed = time.perf_counter() - start
+            if inputs is self._prompt:
+                self._prompt_s = elapsed
+            else:
+                self._decode_s += elapsed
+            if output.token in eos_ids:
+                self._finish_reason = "stop"
+                break
+            self._ids.append(output.token)
+            self._logprobs.append(output.logprob)
+            if delta := self._matcher.push(self._decoder.push(output.token)):
+                yield delta
+            if self._matcher.is_stopped:
+                self._finish_reason = "stop"
+                return
+            inputs = [output.token]
+        if delta := self._matcher.push(self._decoder.flush()) + self._matcher.flush():
+            yield delta
+
+    def completion(self, text: str) -> Completion:
+        return Completion(
+            text=text,
+            token_ids=tuple(self._ids),
+            logprobs=tuple(self._logprobs),
+            finish_reason=self._finish_reason,
+            prompt_tokens=len(self._prompt),
+            timings=Timings(self._prompt_s, self._decode_s),
+        )
+
+
+def _target_logprobs(
+    logits: NDArray[np.float32], targets: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """log softmax of each row at its target; sums in float64."""
+    shift = logits.max(axis=1, keepdims=True)
+    totals = np.log(np.exp(logits - shift).sum(axis=1, dtype=np.float64))
+    chosen = np.take_along_axis(logits - shift, targets[:, None], axis=1)[:, 0]
+    return chosen.astype(np.float64) - totals
