@@ -117,7 +117,8 @@ def chain(
 ) -> dict[str, Path]:
     """All stages on the real tiny model, 16 steps each."""
     root = tmp_path_factory.mktemp("chain")
-    text, task = (f"data.path={corpus}",), (f"data.path={choices}", "data.format=choice")
+    text = (f"data.path={corpus}",)
+    task = (f"data.path={choices}", "data.format=choice", "data.max_length=96")
     common = ("training.steps=16", "training.eval_every=8")
     made = {name: root / name for name in ("sft", "bitnet", "s1", "s19", "s2", "s3")}
     run("sft", made["sft"], f"model.path={stories}", *task, *common, "training.lr=1e-3")

@@ -17,10 +17,9 @@ from wrinklefree.models.manifest import artifact_hash, read_manifest
 from wrinklefree.models.surgery import get_lambda
 from wrinklefree.training import continuity
 
-from .conftest import Run
-
 Chain = dict[str, Path]
 Metrics = Callable[..., list[dict[str, Any]]]
+Run = Callable[..., Path]
 
 
 @pytest.mark.parametrize("name", ["sft", "bitnet", "s2", "s3"])

@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 from wrinklefree.errors import UsageError
 from wrinklefree.training.metrics import MetricsLog
 
-from .conftest import Run
-
 Metrics = Callable[..., list[dict[str, Any]]]
+Run = Callable[..., Path]
 
 
 def settings(base: str, parent: Path, corpus: str) -> tuple[str, ...]:

@@ -1,0 +1,93 @@
+"""A loss or gradient that is not finite stops the run, names its origin and keeps the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from wrinklefree.data.loader import Batch, collate
+from wrinklefree.data.packing import tokenize
+from wrinklefree.data.sources import TextRecord
+from wrinklefree.models.checkpoint import load_artifact
+from wrinklefree.training.finite import NonFiniteError, check_gradients, check_loss
+from wrinklefree.training.objective import Objective, build_objective
+
+
+@pytest.fixture
+def model(random_models: dict[str, str]) -> LlamaForCausalLM:
+    return LlamaForCausalLM.from_pretrained(random_models["llama"])
+
+
+@pytest.fixture
+def batch(stories: str) -> Batch:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(stories)
+    return collate(tokenize([TextRecord("One day")], tokenizer, max_length=16), (0,))
+
+
+def test_the_first_bad_module_is_named(model: LlamaForCausalLM, batch: Batch) -> None:
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.inf
+    with pytest.raises(NonFiniteError, match=r"step 7: .*layers\.1\.mlp\.up_proj.*rows 0.*lr"):
+        check_loss(torch.tensor(torch.nan), model, batch, step=7)
+
+
+def test_a_finite_loss_passes(model: LlamaForCausalLM, batch: Batch) -> None:
+    check_loss(torch.tensor(1.0), model, batch, step=0)
+    check_gradients(torch.tensor(1.0), model, step=0)
+
+
+def test_the_parameter_with_a_bad_gradient_is_named(model: LlamaForCausalLM) -> None:
+    weight = model.model.layers[2].self_attn.q_proj.weight
+    weight.grad = torch.full_like(weight, torch.nan)
+    with pytest.raises(NonFiniteError, match=r"step 3: .*layers\.2\.self_attn\.q_proj\.weight"):
+        check_gradients(torch.tensor(torch.nan), model, step=3)
+
+
+def test_a_diverging_run_keeps_its_last_checkpoint(
+    run: Callable[..., Path],
+    random_models: dict[str, str],
+    corpus: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original, calls = Objective.terms, []
+
+    def terms(self: Objective, *args: object) -> dict[str, torch.Tensor]:
+        calls.append(1)
+        values = original(self, *args)  # type: ignore[arg-type]
+        return {n: v * torch.nan for n, v in values.items()} if len(calls) > 5 else values
+
+    monkeypatch.setattr(Objective, "terms", terms)
+    with pytest.raises(NonFiniteError, match="step 5"):
+        run(
+            "bitnet_sft",
+            tmp_path / "o",
+            f"model.path={random_models['llama']}",
+            f"data.path={corpus}",
+            "training.steps=9",
+            "training.save_every=4",
+        )
+    assert load_artifact(tmp_path / "o").manifest.metrics["steps"] == 4
+
+
+def test_objective_errors_name_what_is_allowed(model: LlamaForCausalLM) -> None:
+    from wrinklefree.configs.config import GradientConfig
+    from wrinklefree.errors import UsageError
+
+    def build(**values: object) -> Objective:
+        return build_objective(GradientConfig(stage="stage3_distill", **values), model)  # type: ignore[arg-type]
+
+    assert build(gamma=1.0, split_heads=4).relation_layers == (2,)  # 0.8 of three layers
+    assert build(relation_layers=(-1,)).relation_layers == (2,)
+    with pytest.raises(UsageError, match="allowed are 1, 2, 4"):
+        build(gamma=1.0)
+    with pytest.raises(UsageError, match="0 to 2"):
+        build(relation_layers=(3,))
+    with pytest.raises(UsageError, match="all loss weights are 0"):
+        build(ce_weight=0.0)

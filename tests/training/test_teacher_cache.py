@@ -1,0 +1,103 @@
+"""Cached teacher outputs equal live ones, are computed once, and are never mixed up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from wrinklefree.configs.config import DataConfig
+from wrinklefree.data.loader import collate
+from wrinklefree.data.packing import TokenRows, tokenize
+from wrinklefree.data.sources import read_records
+from wrinklefree.errors import UsageError
+from wrinklefree.models.teacher import load_teacher
+from wrinklefree.training.objective import Objective
+from wrinklefree.training.precision import Precision
+from wrinklefree.training.teacher import Teacher
+from wrinklefree.training.teacher_cache import CachedTeacher
+
+
+def make_teacher(
+    path: str, *, everywhere: bool = False, gamma: float = 1.0, layerwise: float = 0.0
+) -> Teacher:
+    objective = Objective(
+        ce_weight=0.0,
+        kd_weight=1.0,
+        kd_tau=2.0,
+        kd_everywhere=everywhere,
+        gamma=gamma,
+        relation_layers=(2, 4),
+        split_heads=8,
+        layerwise_weight=layerwise,
+        layer_weights=(1.0,) * 5,
+    )
+    model, _ = load_teacher(path)
+    precision = Precision(torch.device("cpu"), torch.float32)
+    return Teacher(model, objective, student=model, precision=precision)
+
+
+@pytest.fixture(scope="module")
+def rows(stories: str, choices: str) -> TokenRows:
+    config = DataConfig(path=choices, format="choice", limit=12)
+    return tokenize(read_records(config), AutoTokenizer.from_pretrained(stories), max_length=128)
+
+
+@pytest.mark.parametrize("everywhere", [False, True], ids=["labels", "all"])
+def test_cached_outputs_equal_live_ones(
+    stories: str, rows: TokenRows, tmp_path: Path, everywhere: bool
+) -> None:
+    live = make_teacher(stories, everywhere=everywhere)
+    cached = CachedTeacher(live, rows, tmp_path)
+    for _ in range(2):  # computed, then read
+        batch = collate(rows, (5, 0, 3), pad_to=130)
+        got, expected = cached(batch), live(batch)
+        torch.testing.assert_close(got.logits_PV, expected.logits_PV, rtol=1e-5, atol=1e-5)
+        assert got.relation.keys() == {2, 4}
+        for layer, states in got.relation.items():
+            for state, reference in zip(states, expected.relation[layer], strict=True):
+                merged = reference.transpose(1, 2).flatten(2)
+                kept = batch.is_token_BL
+                torch.testing.assert_close(state[:, 0][kept], merged[kept], rtol=1e-3, atol=1e-3)
+
+
+def test_rows_are_computed_once_also_after_a_restart(
+    stories: str, rows: TokenRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = CachedTeacher(make_teacher(stories), rows, tmp_path)
+    before = first(collate(rows, (1, 2)))
+
+    def fail(*_: object) -> None:
+        raise AssertionError("the teacher ran again")
+
+    monkeypatch.setattr(Teacher, "decode", fail)
+    restarted = CachedTeacher(make_teacher(stories), rows, tmp_path)
+    after = restarted(collate(rows, (1, 2)))
+    assert torch.equal(after.logits_PV, before.logits_PV)
+    with pytest.raises(AssertionError, match="ran again"):
+        restarted(collate(rows, (1, 3)))
+
+
+def test_each_teacher_and_data_has_its_own_directory(
+    stories: str, rows: TokenRows, tmp_path: Path
+) -> None:
+    teacher = make_teacher(stories)
+    directories = {
+        CachedTeacher(teacher, rows, tmp_path).directory,
+        CachedTeacher(teacher, rows.split(6)[0], tmp_path).directory,
+        CachedTeacher(make_teacher(stories, gamma=0.0), rows, tmp_path).directory,
+        CachedTeacher(make_teacher(stories, everywhere=True), rows, tmp_path).directory,
+    }
+    with torch.no_grad():
+        teacher.model.get_input_embeddings().weight.mul_(1.01)
+    directories.add(CachedTeacher(teacher, rows, tmp_path).directory)
+    assert len(directories) == 5
+
+
+def test_hidden_states_of_all_layers_are_not_cached(
+    stories: str, rows: TokenRows, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="cache_teacher"):
+        CachedTeacher(make_teacher(stories, layerwise=1.0), rows, tmp_path)
