@@ -15,7 +15,7 @@ _PREFIX = "tokenizer.ggml."
 _SPACE = "\u2581"  # SentencePiece's visible space
 
 # Values of tokenizer.ggml.token_type.
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
 
 
 def build_tokenizer(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
@@ -35,7 +35,7 @@ def build_tokenizer(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
     else:
         raise FormatError(f"tokenizer model {kind!r} is not supported (gpt2 and llama are)")
     pairs = list(zip(tokens, types, strict=True))
-    special = [token for token, token_type in pairs if token_type == _CONTROL]
+    special = [token for token, token_type in pairs if token_type in (_UNKNOWN, _CONTROL)]
     user_defined = [token for token, token_type in pairs if token_type == _USER_DEFINED]
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in user_defined])
