@@ -11,6 +11,11 @@ from wrinklefree.errors import UsageError
 FAILURES = [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")]
 
 
+def fail_after_writing(path: Path, failure: BaseException) -> None:
+    path.write_text("half")
+    raise failure
+
+
 def test_file_appears_whole_and_replaces_an_old_one(tmp_path: Path) -> None:
     target = tmp_path / "model.gguf"
     target.write_text("old")
@@ -29,8 +34,7 @@ def test_failure_leaves_the_old_file_and_nothing_else(
     target = tmp_path / "model.gguf"
     target.write_text("old")
     with pytest.raises(type(failure)), new_file(target) as temporary:
-        temporary.write_text("half")
-        raise failure
+        fail_after_writing(temporary, failure)
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -38,8 +42,7 @@ def test_failure_leaves_the_old_file_and_nothing_else(
 @pytest.mark.parametrize("failure", FAILURES, ids=["interrupt", "disk-full"])
 def test_failure_leaves_no_directory(tmp_path: Path, failure: BaseException) -> None:
     with pytest.raises(type(failure)), new_directory(tmp_path / "model") as temporary:
-        (temporary / "config.json").write_text("{}")
-        raise failure
+        fail_after_writing(temporary / "config.json", failure)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -186,7 +186,7 @@ def _to_hf(src: Path, dst: Path, verify: str, dry_run: bool, as_json: bool) -> d
     from wrinklefree.convert.gguf_source import GgufSource
 
     source = GgufSource(src)
-    report = {
+    report: dict[str, Any] = {
         "source": str(src),
         "destination": str(dst),
         "architecture": source.architecture.name,
@@ -197,20 +197,34 @@ def _to_hf(src: Path, dst: Path, verify: str, dry_run: bool, as_json: bool) -> d
     }
     if not as_json:
         click.echo(f"{src} -> {dst} (architecture {source.architecture.name})")
-        click.echo(f"  types: {', '.join(f'{n} {t}' for t, n in report['types'].items())}")
+        click.echo(f"  types: {', '.join(f'{n} {t}' for t, n in _type_counts(source).items())}")
         click.echo(f"  {_describe(source, report)}")
     if dry_run:
         return report | {"written": False}
     with new_directory(dst) as temporary:
         with _progress("writing", as_json) as show:
             write_hf(source, temporary, show)
-        if verify != "none":
-            from wrinklefree.convert.verify_hf import verify_directory
-
-            report["verified"] = verify_directory(source, temporary, logits=verify == "full")
+        report["verified"] = _verify_directory(source, temporary, verify, as_json)
     if not as_json:
         click.echo(f"wrote {dst}")
     return report | {"written": True}
+
+
+def _verify_directory(
+    source: GgufSource, directory: Path, level: str, as_json: bool
+) -> dict[str, Any]:
+    """As `_verify`, in the other direction."""
+    if level == "none":
+        return {}
+    from wrinklefree.convert.verify import verify_logits, verify_masters, verify_tokens
+
+    done: dict[str, Any] = {"matrices": verify_masters(source, directory)}
+    if level == "full":
+        done["token_strings"] = verify_tokens(directory, source.path)
+        done["logits"] = asdict(verify_logits(source.path, directory))
+    if not as_json:
+        click.echo(f"verified: {json.dumps(done)}")
+    return done
 
 
 def _describe(source: GgufSource, report: dict[str, Any]) -> str:

@@ -1,8 +1,7 @@
-"""Does a written GGUF file say what its source says? Tensors, token ids, logits."""
+"""Does a written model say what its source says? Tensors, token ids, logits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,10 @@ from tokenizers import Tokenizer as HfTokenizer
 from wrinklefree import _engine
 from wrinklefree.convert.codec import decode, stored_scale
 from wrinklefree.convert.corpus import STRINGS
+from wrinklefree.convert.gguf_source import GgufSource
+from wrinklefree.convert.hf_source import HfSource
 from wrinklefree.convert.plan import Plan, PlannedTensor
+from wrinklefree.convert.ternary_check import Ternary, quantize_master
 from wrinklefree.convert.to_gguf import Progress, file_ternary, silent, tensor_bytes
 from wrinklefree.engine import LLM
 from wrinklefree.engine.tokenizer import Tokenizer
@@ -62,11 +64,34 @@ def verify_tensors(plan: Plan, path: Path, progress: Progress = silent) -> int:
 def _is_same(plan: Plan, tensor: PlannedTensor, raw: np.ndarray) -> bool:
     if not tensor.is_ternary:
         return np.array_equal(raw, tensor_bytes(plan, tensor))
-    wanted = file_ternary(plan, tensor)
+    ternary = file_ternary(plan, tensor)
+    scale = stored_scale(ternary, tensor.type, tensor.gguf_name)
     found = decode(raw, tensor.type, tensor.shape, tensor.gguf_name)
-    scale = stored_scale(wanted, tensor.type, tensor.gguf_name)
-    has_weights = bool(wanted.codes.any())  # the scale of an all-zero matrix says nothing
-    return np.array_equal(found.codes, wanted.codes) and (found.scale == scale or not has_weights)
+    return _equal(found, Ternary(ternary.codes, scale))
+
+
+def verify_masters(source: GgufSource, directory: Path) -> int:
+    """Quantizes the masters in `directory` and compares with the file they come from; returns how
+    many matrices. Raises VerificationError that lists every one that differs."""
+    written = HfSource(directory)
+    names = [name for name in source.projections if source.is_ternary_tensor(name)]
+    wrong = []
+    for name in names:
+        found, wanted = quantize_master(written.read(name)), source.ternary(name)
+        if not _equal(found, wanted):
+            wrong.append(name)
+    if wrong:
+        raise VerificationError(
+            f"{len(wrong)} matrices of the written directory differ: {', '.join(wrong)}"
+        )
+    return len(names)
+
+
+def _equal(found: Ternary, wanted: Ternary) -> bool:
+    """Equal codes and scale; the scale of an all-zero matrix says nothing."""
+    return np.array_equal(found.codes, wanted.codes) and (
+        found.scale == wanted.scale or not wanted.codes.any()
+    )
 
 
 def verify_tokens(directory: Path, path: Path) -> int:
@@ -75,7 +100,8 @@ def verify_tokens(directory: Path, path: Path) -> int:
     ours = Tokenizer.from_gguf(_engine.GgufFile(str(path)).metadata)
     theirs = HfTokenizer.from_file(str(directory / "tokenizer.json"))
     for text in STRINGS:
-        found, wanted = ours.encode(text, add_special=True), theirs.encode(text).ids
+        found = ours.encode(text, add_special=True, parse_special=True)
+        wanted = theirs.encode(text).ids
         if found != wanted:
             raise VerificationError(
                 f"the file's tokenizer gives {found} for {text!r}, tokenizer.json gives {wanted}"
@@ -83,23 +109,20 @@ def verify_tokens(directory: Path, path: Path) -> int:
     return len(STRINGS)
 
 
-def verify_logits(directory: Path, path: Path) -> LogitAgreement:
-    """Runs source and file in the engine, without activation quantization (whose rounding would
-    hide small errors behind chaotic ones). Raises VerificationError when they disagree."""
-    with_ids = LLM(directory, act_quant=False)
-    vocab = int(with_ids.info["vocab_size"])
-    ids = _some_ids(with_ids.tokenizer, min(_NUM_LOGIT_TOKENS, with_ids.info["context_length"]))
-    ids = [token for token in ids if token < vocab]
-    wanted = _log_softmax(with_ids.logits(ids))
-    with_ids.close()
-    converted = LLM(path, act_quant=False)
-    found = _log_softmax(converted.logits(ids))
-    converted.close()
+def verify_logits(source: Path, written: Path) -> LogitAgreement:
+    """Runs both models in the engine, without activation quantization (whose rounding would hide
+    small errors behind chaotic ones). Raises VerificationError when they disagree."""
+    with LLM(source, act_quant=False) as llm:
+        ids = _some_ids(llm.tokenizer, min(_NUM_LOGIT_TOKENS, llm.info["context_length"]))
+        wanted = _log_softmax(llm.logits(ids))
+    with LLM(written, act_quant=False) as llm:
+        found = _log_softmax(llm.logits(ids))
     agreement = _compare(wanted, found)
     if not agreement.mean_kl <= _MAX_MEAN_KL:
         raise VerificationError(
-            f"logits of the written file differ from the source's: mean KL {agreement.mean_kl:.2g} "
-            f"nats over {agreement.tokens} tokens (allowed: {_MAX_MEAN_KL:g})"
+            f"logits of the written model differ from the source's: mean KL "
+            f"{agreement.mean_kl:.2g} nats over {agreement.tokens} tokens "
+            f"(allowed: {_MAX_MEAN_KL:g})"
         )
     return agreement
 
@@ -120,8 +143,8 @@ def _compare(wanted: np.ndarray, found: np.ndarray) -> LogitAgreement:
     return LogitAgreement(len(wanted), float(kl.mean()), float(np.abs(difference).max()))
 
 
-def _log_softmax(logits: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
-    values = np.asarray(logits, dtype=np.float64)
-    values = values - values.max(-1, keepdims=True)
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    values = logits.astype(np.float64)
+    values -= values.max(-1, keepdims=True)
     shifted: np.ndarray = values - np.log(np.exp(values).sum(-1, keepdims=True))
     return shifted

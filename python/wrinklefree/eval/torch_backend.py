@@ -25,7 +25,8 @@ class TorchBackend:
     name = "torch"
 
     def __init__(self, path: Path, *, batch: int = 8) -> None:
-        transformers_logging.disable_progress_bar()  # a load bar would sit on stderr before errors
+        # A load bar would sit on stderr in front of our one-line errors.
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         if is_artifact(path):
             loaded = load_artifact(path)
             model, tokenizer = loaded.model, loaded.tokenizer
@@ -72,7 +73,9 @@ class TorchBackend:
         """Log-probabilities [B, num_scored] of the last tokens of each row, in float64."""
         hidden_BLD = self._model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
         # The head is as large as the rest of a small model: only the scored positions need it.
-        logits_BTV = self._model.get_output_embeddings()(hidden_BLD[:, -num_scored - 1 : -1])
+        logits_BTV: torch.Tensor = self._model.get_output_embeddings()(
+            hidden_BLD[:, -num_scored - 1 : -1]
+        )
         targets = ids_BL[:, -num_scored:].unsqueeze(-1)
         picked = logits_BTV.gather(-1, targets).squeeze(-1).double()
         return picked - logits_BTV.logsumexp(-1).double()
