@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite stops the run, names its origin and keeps the checkpoint."""
+"""A loss or gradient that is not finite stops the run and names its origin; checkpoints stay."""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ class SublnConfig:
     """Stage 1: quantizers and calibrated SubLN are inserted at lambda 0; no gradient."""
 
     stage: Literal["stage1_subln"] = required("name of the stage")
-    calibration: Literal["median_rms", "mean_rms", "unit", "least_squares"] = knob(
-        "median_rms", "how SubLN gains are set from calibration activations"
+    calibration: Literal["least_squares", "median_rms", "mean_rms", "unit"] = knob(
+        "least_squares", "how SubLN gains are set from calibration activations"
     )
     calibration_batches: int = knob(8, "batches used for calibration", low=1)
     batch_size: int = knob(4, "rows per calibration batch", low=1)

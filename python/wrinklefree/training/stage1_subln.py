@@ -17,7 +17,7 @@ from wrinklefree.data.sources import read_records
 from wrinklefree.models.calibration import calibrate_subln_
 from wrinklefree.models.manifest import Manifest
 from wrinklefree.models.quant_config import QuantConfig
-from wrinklefree.models.surgery import quantize_, set_lambda
+from wrinklefree.models.surgery import quantize_
 from wrinklefree.training import checkpointing, continuity
 from wrinklefree.training.student import load_float
 
@@ -39,20 +39,21 @@ def run(config: RunConfig) -> Path:
     quantize_(model, QuantConfig(subln=config.model.subln, lam=0.0))
     loader = Loader(rows, batch_size=stage.batch_size, seed=stage.seed)
     num_batches = min(stage.calibration_batches, loader.batches_per_epoch)
-    report = {}
+    errors: dict[str, float] = {}
     if config.model.subln != "none":
-        batches = [next(loader).tokens_BL for _ in range(num_batches)]
-        report = calibrate_subln_(model, batches, method=stage.calibration)
-    set_lambda(model, 0.0)
+        batches = [next(loader) for _ in range(num_batches)]
+        errors = calibrate_subln_(
+            model, [(b.tokens_BL, b.is_token_BL) for b in batches], method=stage.calibration
+        )
     continuity.verify(model, before, config.model.path)
-    log.info("inserted %d SubLN norms; lambda 0 still computes the float model", len(report))
+    log.info("inserted %d SubLN norms; lambda 0 still computes the float model", len(errors))
 
     manifest = Manifest(
         stage=stage.stage,
         parent=student.parent,
         recipe=checkpointing.recipe_of(config),
         data_position=loader.state_dict(),
-        metrics={continuity.METRIC: before},
+        metrics={"subln_errors": errors, continuity.METRIC: before},
     )
     out = Path(config.out)
     checkpointing.save_finished(out, model, student.tokenizer, manifest)
