@@ -47,7 +47,9 @@ double cgroup_quota() {
     const size_t first = line.find(':');
     const size_t second = line.find(':', first + 1);
     if (second == std::string::npos) continue;
-    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    std::string controllers = line.substr(first, second - first);  // ":cpu,cpuacct"
+    std::replace(controllers.begin(), controllers.end(), ':', ',');
+    controllers.push_back(',');
     const std::string group = line.substr(second + 1);
     if (controllers == ",,") {
       least = std::min(least, quota_upwards("/sys/fs/cgroup", group, true));

@@ -41,11 +41,14 @@ const KernelTable& checked_kernels() {
   return active();
 }
 
-int checked_threads(int threads) {
-  if (threads < 0 || threads > kMaxThreads) {
-    throw ModelError("threads must be 0 (automatic) to " + std::to_string(kMaxThreads));
-  }
-  return threads == 0 ? usable_cpus() : threads;
+// Below about 1 MiB of weights each, threads wait for each other longer than they work.
+constexpr size_t kMinThreadBytes = 1 << 20;
+
+int choose_threads(int wanted, const Weights& weights) {
+  if (wanted != 0) return wanted;
+  size_t bytes = 0;
+  for (const Matrix* matrix : weights.matrices()) bytes += matrix->bytes();
+  return static_cast<int>(std::min<size_t>(usable_cpus(), 1 + bytes / kMinThreadBytes));
 }
 
 // Samples or keeps logits; runs on the pool's threads, so what goes wrong is remembered.
@@ -87,7 +90,9 @@ class StepSink : public LogitsSink {
 }  // namespace
 
 Model::Model(const std::string& path, const ModelOptions& options) : kernels_(checked_kernels()) {
-  const int threads = checked_threads(options.threads);
+  if (options.threads < 0 || options.threads > kMaxThreads) {
+    throw ModelError("threads must be 0 (automatic) to " + std::to_string(kMaxThreads));
+  }
   std::unique_ptr<TensorSource> source;
   if (std::filesystem::is_directory(path)) {
     check_manifest(path);
@@ -109,7 +114,7 @@ Model::Model(const std::string& path, const ModelOptions& options) : kernels_(ch
     config_.context = options.context;
   }
   weights_ = load_weights(config_, *source, options.act_quant, path);
-  pool_ = std::make_unique<ThreadPool>(threads);
+  pool_ = std::make_unique<ThreadPool>(choose_threads(options.threads, *weights_));
   forward_ = std::make_unique<Forward>(config_, *weights_, kernels_, *pool_);
 }
 

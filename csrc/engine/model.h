@@ -20,7 +20,7 @@
 namespace wf::engine {
 
 struct ModelOptions {
-  int threads = 0;        // 0: usable_cpus()
+  int threads = 0;        // 0: usable_cpus(), fewer for a tiny model
   int64_t context = 0;    // 0: the model's own
   bool act_quant = true;  // false: ternary layers run on float32 activations
 };

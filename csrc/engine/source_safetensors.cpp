@@ -16,9 +16,10 @@ constexpr int64_t kChunkBytes = 4 << 20;
 constexpr float kMinScale = 1e-5f;
 
 std::string shape_text(const std::vector<int64_t>& shape) {
-  std::string text = "[";
-  for (const int64_t size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
-  return text + "]";
+  std::string text;
+  for (const int64_t size : shape)
+    text.append(text.empty() ? "[" : ", ").append(std::to_string(size));
+  return text.append("]");
 }
 
 class SafetensorsSource : public TensorSource {
@@ -75,11 +76,15 @@ class SafetensorsSource : public TensorSource {
                                               " (F32, F16 and BF16 are supported)");
   }
 
-  // "lm_head" names a whole module path or its end.
+  // An entry is a module's name or dotted parts of it: "lm_head", "mlp", "layers.0".
   bool is_converted(const std::string& tensor_name) const {
-    const std::string module = tensor_name.substr(0, tensor_name.rfind('.'));
+    const auto dotted = [](const std::string& name) {
+      std::string text(1, '.');
+      return text.append(name).append(1, '.');
+    };
+    const std::string module = dotted(tensor_name.substr(0, tensor_name.rfind('.')));
     return std::none_of(not_converted_.begin(), not_converted_.end(), [&](const std::string& name) {
-      return module == name || module.ends_with("." + name) || module.starts_with(name + ".");
+      return module.find(dotted(name)) != std::string::npos;
     });
   }
 
