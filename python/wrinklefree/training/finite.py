@@ -29,7 +29,7 @@ def check_loss(loss: torch.Tensor, model: PreTrainedModel, batch: Batch, *, step
         else ("every module's output is finite, so the loss itself overflowed")
     )
     rows = ", ".join(str(row) for row in batch.row_indices)
-    raise NonFiniteError(f"step {step}: the loss is {float(loss)}; {where} (rows {rows}); {ADVICE}")
+    raise NonFiniteError(f"step {step}: the loss is {loss.item()}; {where} (rows {rows}); {ADVICE}")
 
 
 def check_gradients(norm: torch.Tensor, model: PreTrainedModel, *, step: int) -> None:

@@ -23,12 +23,12 @@ class LearningRate:
     def at(self, step: int) -> float:
         """Rate of step 0..total_steps-1."""
         if step < self.warmup_steps:
-            return self.peak * (step + 1) / self.warmup_steps
+            return self.peak * (step + 1) / (self.warmup_steps + 1)
         if self.shape == "constant":
             return self.peak
         tail = self.total_steps - self.warmup_steps if self.shape == "cosine" else self.decay_steps
-        # 0 at the last step before the tail, 1 after the last step.
-        progress = max(0.0, (step - (self.total_steps - tail)) / max(tail, 1))
+        # 0 at the last step before the tail, 1 just after the last step.
+        progress = max(0.0, (step + 1 - (self.total_steps - tail)) / (tail + 1))
         falling = (1 + math.cos(math.pi * progress)) / 2 if self.shape == "cosine" else 1 - progress
         return self.final + (self.peak - self.final) * falling
 
