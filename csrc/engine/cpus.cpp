@@ -35,7 +35,8 @@ double quota_upwards(const std::string& root, std::string group, bool is_v2) {
   double least = group_quota(root, is_v2);
   while (!group.empty() && group != "/") {
     least = std::min(least, group_quota(root + group, is_v2));
-    group.resize(group.rfind('/'));
+    const size_t slash = group.rfind('/');
+    group.resize(slash == std::string::npos ? 0 : slash);
   }
   return least;
 }

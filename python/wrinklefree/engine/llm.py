@@ -28,9 +28,9 @@ class LLM:
     """A model in the native engine.
 
     `model` is an artifact directory, a Hugging Face directory or a .gguf file. `threads` defaults
-    to what affinity and cgroup quota allow, `context` to the model's own. Without `act_quant` ternary
-    layers run on float32 activations. Raises UsageError for a missing path, FormatError for a
-    damaged file and WrinklefreeError for a model the engine cannot run.
+    to what affinity and cgroup quota allow, `context` to the model's own. Without `act_quant`
+    ternary layers run on float32 activations. Raises UsageError for a missing path, FormatError for
+    a damaged file and WrinklefreeError for a model the engine cannot run.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class LLM:
     def _logit_blocks(
         self, sequence: _engine.Sequence, inputs: Sequence[int], targets: Sequence[int]
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Appends `inputs`; yields (targets, logits [rows, V]) for a bounded number of rows each."""
+        """Appends `inputs`; yields (targets, logits [rows, V]), a bounded number of rows each."""
         for start in range(0, len(inputs), _LOGIT_ROWS):
             block = slice(start, start + _LOGIT_ROWS)
             output = self._step(_engine.StepItem(sequence, list(inputs[block]), None, "all"))
@@ -275,4 +275,5 @@ def _target_logprobs(
     shift = logits.max(axis=1, keepdims=True)
     totals = np.log(np.exp(logits - shift).sum(axis=1, dtype=np.float64))
     chosen = np.take_along_axis(logits - shift, targets[:, None], axis=1)[:, 0]
-    return chosen.astype(np.float64) - totals
+    logprobs: NDArray[np.float64] = chosen.astype(np.float64) - totals
+    return logprobs
