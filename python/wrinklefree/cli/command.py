@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
@@ -12,6 +13,8 @@ from wrinklefree._version import __version__
 from wrinklefree.errors import WrinklefreeError, nearest
 
 INTERRUPTED = 130
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def _one_line(error: Exception) -> str:
@@ -77,7 +80,7 @@ class Group(_ErrorLine, click.Group):
         return super().resolve_command(ctx, args)
 
 
-def version_option(name: str) -> Any:
+def version_option(name: str) -> Callable[[Decorated], Decorated]:
     """The `--version` option of the command line called `name`."""
     return click.version_option(__version__, prog_name=name)
 

@@ -58,7 +58,7 @@ def main(settings: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
 
     from wrinklefree.configs.compose import compose_run
 
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     logging.getLogger("wrinklefree").setLevel(logging.INFO)
     config = compose_run(settings)

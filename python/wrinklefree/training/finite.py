@@ -26,7 +26,7 @@ def check_loss(loss: torch.Tensor, model: PreTrainedModel, batch: Batch, *, step
     where = (
         f"the output of {module} is the first that is not finite"
         if module
-        else ("every module's output is finite, so the loss itself overflowed")
+        else "every module's output is finite, so the loss itself overflowed"
     )
     rows = ", ".join(str(row) for row in batch.row_indices)
     raise NonFiniteError(f"step {step}: the loss is {loss.item()}; {where} (rows {rows}); {ADVICE}")
