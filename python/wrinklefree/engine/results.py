@@ -25,14 +25,18 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     logit_bias: tuple[tuple[int, float], ...] = ()
 
-    def sampler(self) -> _engine.Sampler:
-        """A fresh sampler; raises `_engine.ModelError` for a value out of range."""
+    def sampler(self, *, top_logprobs: int = 0) -> _engine.Sampler:
+        """A fresh sampler that also reports the `top_logprobs` most likely tokens.
+
+        Raises `_engine.ModelError` for a value out of range.
+        """
         return _engine.Sampler(
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
             min_p=self.min_p,
             seed=self.seed,
+            top_logprobs=top_logprobs,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             repetition_penalty=self.repetition_penalty,
