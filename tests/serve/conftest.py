@@ -5,18 +5,22 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 import httpx
 import openai
 import pytest
 import uvicorn
+
+from wrinklefree.engine import SamplingParams
 from wrinklefree.errors import WrinklefreeError
 from wrinklefree.serve.app import build_app
-from wrinklefree.serve.model import Sampling, ServedModel, Token, Work
+from wrinklefree.serve.model import ServedModel, Token, Work
 from wrinklefree.serve.settings import Settings
 from wrinklefree.serve.worker import Worker
 
@@ -33,14 +37,12 @@ class ByteTokenizer:
         self.vocab_size = FIRST_WORD + len(self.words)
         self.bos_id: int | None = BOS
         self.eos_ids = (EOS,)
+        self.special_tokens = SPECIAL_TEXT
 
     def encode(
         self, text: str, *, add_special: bool = True, parse_special: bool = False
     ) -> list[int]:
-        ids = [BOS] if add_special else []
-        if parse_special and text in SPECIAL_TEXT:
-            return [*ids, SPECIAL_TEXT[text]]
-        return ids + list(text.encode())
+        return [*([BOS] if add_special else []), *text.encode()]
 
     def token_bytes(self, token_id: int) -> bytes:
         if token_id < BOS:
@@ -53,10 +55,11 @@ class ByteTokenizer:
         return BOS <= token_id < FIRST_WORD
 
 
-@dataclass
+@dataclass(eq=False)
 class ScriptedSlot:
-    sampling: Sampling
+    sampling: SamplingParams
     max_tokens: int
+    top_logprobs: int
     tokens: list[int] = field(default_factory=list)
     num_sampled: int = 0
 
@@ -91,17 +94,25 @@ class ScriptedModel:
         self.fail_at = -1
         self.num_steps = 0
         self.batch_sizes: list[int] = []
-        self.slots: list[ScriptedSlot] = []
+        self.slots: deque[ScriptedSlot] = deque(maxlen=4)  # the last ones, for inspection
+        self._all_slots: WeakSet[ScriptedSlot] = WeakSet()
 
     def chat_ids(self, messages: Sequence[tuple[str, str]]) -> list[int]:
         if messages[0][1] == "refuse":
             raise WrinklefreeError("the template wants no such message")
         return [BOS, *"\n".join(f"{role}: {text}" for role, text in messages).encode()]
 
-    def open(self, sampling: Sampling, max_tokens: int) -> ScriptedSlot:
-        slot = ScriptedSlot(sampling, max_tokens)
+    def open(self, sampling: SamplingParams, *, max_tokens: int, top_logprobs: int) -> ScriptedSlot:
+        slot = ScriptedSlot(sampling, max_tokens, top_logprobs)
         self.slots.append(slot)
+        self._all_slots.add(slot)
         return slot
+
+    @property
+    def live_slots(self) -> list[ScriptedSlot]:
+        """Slots that the server still holds."""
+        self.slots.clear()
+        return list(self._all_slots)
 
     def step(self, work: Sequence[Work]) -> list[Token | None]:
         self.num_steps += 1
@@ -120,7 +131,7 @@ class ScriptedModel:
         position = slot.num_sampled % len(self._script) if self.endless else slot.num_sampled
         slot.num_sampled += 1
         chosen = self._script[position] if position < len(self._script) else EOS
-        top = [(chosen, -0.5), (EOS, -1.5), (0, float("-inf"))][: slot.sampling.top_logprobs]
+        top = [(chosen, -0.5), (EOS, -1.5), (0, float("-inf"))][: slot.top_logprobs]
         return Token(chosen, -0.5, top)
 
 
@@ -179,15 +190,28 @@ def running_server(model: ServedModel, settings: Settings) -> Iterator[RunningSe
 ServeFactory = Callable[..., RunningServer]
 
 
-@pytest.fixture
-def serve() -> Iterator[ServeFactory]:
-    """serve(model, **settings): a server that lives until the test ends."""
+@contextmanager
+def server_factory() -> Iterator[ServeFactory]:
     with ExitStack() as stack:
 
         def start(model: ServedModel, **settings: Any) -> RunningServer:
             chosen = Settings(**{"model_name": "tiny", **settings})
             return stack.enter_context(running_server(model, chosen))
 
+        yield start
+
+
+@pytest.fixture
+def serve() -> Iterator[ServeFactory]:
+    """serve(model, **settings): a server that lives until the test ends."""
+    with server_factory() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def serve_for_module() -> Iterator[ServeFactory]:
+    """The same for a server that the tests of a module share."""
+    with server_factory() as start:
         yield start
 
 

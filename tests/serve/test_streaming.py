@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from wrinklefree.serve.model import Token
 from wrinklefree.serve.streaming import PlacedToken, TextStream
 
@@ -86,7 +87,7 @@ def test_stop_strings(
     assert ("".join(texts), stopped) == (shown, is_stopped)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_any_cut_and_any_stops_equal_the_reference(scripted: Any, data: st.DataObject) -> None:
     # Few letters, so that stops and their prefixes are frequent.

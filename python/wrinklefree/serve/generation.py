@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from wrinklefree.serve.model import Sampling
+from wrinklefree.engine import SamplingParams
 from wrinklefree.serve.streaming import Delta, TextStream
 
 FinishReason = Literal["stop", "length", "cancelled", "failed"]
@@ -41,7 +41,8 @@ class Generation:
     """Written by the engine thread only, except `cancelled`, which any thread may set."""
 
     prompt: Sequence[int]
-    sampling: Sampling
+    sampling: SamplingParams
+    top_logprobs: int
     max_tokens: int
     end_ids: frozenset[int]
     text: TextStream

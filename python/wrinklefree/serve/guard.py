@@ -59,7 +59,7 @@ class Guard:
 
     def _check_key(self, authorization: str) -> None:
         scheme, _, key = authorization.partition(" ")
-        given = _digest(key.strip().encode("utf-8", "surrogateescape"))
+        given = _digest(key.strip().encode("latin-1"))  # the bytes that were sent
         # All keys are compared, whichever one matches.
         matches = [hmac.compare_digest(given, known) for known in self._key_digests]
         if scheme.lower() != "bearer" or not any(matches):

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How tokens are chosen; temperature 0 takes the most likely one."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int | None = None
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    top_logprobs: int = 0
+from wrinklefree.engine import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +34,8 @@ class Tokenizer(Protocol):
     def bos_id(self) -> int | None: ...
     @property
     def eos_ids(self) -> Sequence[int]: ...
+    @property
+    def special_tokens(self) -> Mapping[str, int]: ...
     def encode(
         self, text: str, *, add_special: bool = True, parse_special: bool = False
     ) -> list[int]: ...
@@ -68,7 +57,7 @@ class ServedModel(Protocol):
     def chat_ids(self, messages: Sequence[tuple[str, str]]) -> list[int]:
         """Prompt ids of (role, content) messages; raises WrinklefreeError if the template does."""
 
-    def open(self, sampling: Sampling, max_tokens: int) -> Any:
+    def open(self, sampling: SamplingParams, *, max_tokens: int, top_logprobs: int) -> Any:
         """A slot with room for `max_tokens` tokens; its memory is freed with the object."""
 
     def step(self, work: Sequence[Work]) -> Sequence[Token | None]:

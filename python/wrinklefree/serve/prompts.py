@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from wrinklefree.engine import SamplingParams
 from wrinklefree.errors import WrinklefreeError
 from wrinklefree.serve.errors import bad_request
 from wrinklefree.serve.generation import Event, Generation
 from wrinklefree.serve.job import MakeGeneration
-from wrinklefree.serve.model import Sampling, ServedModel, Tokenizer
+from wrinklefree.serve.model import ServedModel, Tokenizer
 from wrinklefree.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest
 from wrinklefree.serve.streaming import TextStream
 
@@ -30,7 +31,10 @@ def chat_prompt(model: ServedModel, request: ChatRequest) -> list[int]:
 def completion_prompt(model: ServedModel, prompt: str | list[int]) -> list[int]:
     """Token ids of one prompt; text gets the model's start token, ids are taken as they are."""
     if isinstance(prompt, str):
-        return _fitting(model.tokenizer.encode(prompt), model, param="prompt")
+        ids = model.tokenizer.encode(prompt)
+        if not ids and model.tokenizer.bos_id is not None:
+            ids = [model.tokenizer.bos_id]
+        return _fitting(ids, model, param="prompt")
     vocab_size = model.tokenizer.vocab_size
     if max(prompt) >= vocab_size:
         raise bad_request(f"prompt: token ids must be below {vocab_size}", param="prompt")
@@ -65,25 +69,24 @@ def stop_rule(tokenizer: Tokenizer, stops: Sequence[str]) -> StopRule:
     A special token never appears in the text, so one named as a stop is matched by its id; a stop
     that mixes special tokens with text could never match and is refused.
     """
+    special = tokenizer.special_tokens
     texts, ids = [], set(tokenizer.eos_ids)
     for stop in stops:
-        tokens = tokenizer.encode(stop, add_special=False, parse_special=True)
-        special = [token for token in tokens if tokenizer.is_special(token)]
-        if not special:
+        if stop in special:
+            ids.add(special[stop])
+        elif not any(spelling in stop for spelling in special):
             texts.append(stop)
-        elif len(tokens) == 1:
-            ids.add(tokens[0])
         else:
             raise bad_request("stop: a special token must be a stop of its own", param="stop")
     return StopRule(tuple(texts), frozenset(ids))
 
 
-def sampling_of(request: GenerationRequest, vocab_size: int, *, choice: int) -> Sampling:
+def sampling_of(request: GenerationRequest, vocab_size: int, *, choice: int) -> SamplingParams:
     """Sampling of the choice with this number; its seed is the request's plus the number."""
     bias = {int(token): value for token, value in request.logit_bias.items()}
     if bias and max(bias) >= vocab_size:
         raise bad_request(f"logit_bias: token ids must be below {vocab_size}", param="logit_bias")
-    return Sampling(
+    return SamplingParams(
         temperature=request.temperature,
         top_p=request.top_p,
         top_k=request.top_k,
@@ -92,7 +95,6 @@ def sampling_of(request: GenerationRequest, vocab_size: int, *, choice: int) -> 
         presence_penalty=request.presence_penalty,
         frequency_penalty=request.frequency_penalty,
         logit_bias=tuple(bias.items()),
-        top_logprobs=request.alternatives or 0,
     )
 
 
@@ -111,6 +113,7 @@ def generation_makers(
             return Generation(
                 prompt=prompt,
                 sampling=sampling,
+                top_logprobs=request.alternatives or 0,
                 max_tokens=min(request.token_limit or room, room),
                 end_ids=rule.ids,
                 text=TextStream(model.tokenizer, rule.texts),

@@ -9,9 +9,10 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+from wrinklefree.engine import SamplingParams
 from wrinklefree.serve.errors import bad_request, overloaded, shutting_down
 from wrinklefree.serve.generation import FinishReason, Generation
-from wrinklefree.serve.model import Sampling, ServedModel, Token, Work
+from wrinklefree.serve.model import ServedModel, Token, Work
 from wrinklefree.serve.settings import Settings
 
 log = logging.getLogger("wrinklefree.serve")
@@ -108,7 +109,7 @@ class Worker:
 
     def _warm_up(self) -> None:
         """Generates one token, so that readiness is proven and the first request is not slow."""
-        slot = self._model.open(Sampling(temperature=0.0), max_tokens=2)
+        slot = self._model.open(SamplingParams(temperature=0.0), max_tokens=2, top_logprobs=0)
         first = self._model.tokenizer.bos_id or 0
         self._model.step([Work(slot, [first], samples=True)])
         self._has_generated = True
@@ -129,7 +130,11 @@ class Worker:
             generation.started = time.perf_counter()
             num_tokens = len(generation.prompt) + generation.max_tokens
             try:
-                generation.slot = self._model.open(generation.sampling, num_tokens)
+                generation.slot = self._model.open(
+                    generation.sampling,
+                    max_tokens=num_tokens,
+                    top_logprobs=generation.top_logprobs,
+                )
             except Exception:
                 log.exception("no slot for a generation of %d tokens", num_tokens)
                 self._end(generation, "failed")
@@ -224,4 +229,5 @@ class Worker:
         with self._wake:
             self._is_closed = True
         for generation in [*self._running, *self._waiting]:
-            self._end(generation, "cancelled" if generation.cancelled else "failed")
+            is_planned = generation.cancelled or self._is_stopping
+            self._end(generation, "cancelled" if is_planned else "failed")

@@ -1,0 +1,60 @@
+"""The native engine as the server sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wrinklefree import _engine
+from wrinklefree.engine import LLM, SamplingParams, Tokenizer
+from wrinklefree.engine.chat_template import chat_ids
+from wrinklefree.serve.model import Token, Work
+
+# What /v1/models tells of the many things the engine knows about a model.
+FACTS = (
+    "architecture",
+    "total_parameters",
+    "ternary_parameters",
+    "bits_per_weight",
+    "weight_bytes",
+    "isa",
+    "threads",
+)
+
+
+@dataclass(slots=True)
+class _Slot:
+    sequence: _engine.Sequence
+    sampler: _engine.Sampler
+
+
+class NativeModel:
+    """A `ServedModel` over a loaded LLM."""
+
+    def __init__(self, llm: LLM) -> None:
+        self._llm = llm
+        self.tokenizer: Tokenizer = llm.tokenizer
+        self.context_length: int = llm.info["context_length"]
+        self.facts: dict[str, object] = {name: llm.info[name] for name in FACTS}
+
+    def chat_ids(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+        return chat_ids(
+            self.tokenizer, [{"role": role, "content": text} for role, text in messages]
+        )
+
+    def open(self, sampling: SamplingParams, *, max_tokens: int, top_logprobs: int) -> _Slot:
+        sampler = sampling.sampler(top_logprobs=top_logprobs)
+        return _Slot(self._llm.model.sequence(max_tokens), sampler)
+
+    def step(self, work: Sequence[Work]) -> list[Token | None]:
+        items = [
+            _engine.StepItem(
+                item.slot.sequence, item.tokens, item.slot.sampler if item.samples else None
+            )
+            for item in work
+        ]
+        outputs = self._llm.model.step(items)
+        return [
+            Token(output.token, output.logprob, output.top) if item.samples else None
+            for item, output in zip(work, outputs, strict=True)
+        ]
