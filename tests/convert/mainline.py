@@ -37,6 +37,7 @@ class LlamaCpp:
             temperature=0.0,
         )
         content = answer["choices"][0]["logprobs"]["content"]
+        assert len(content) == steps  # it may keep back steps whose text is no whole character
         return [
             {entry["id"]: entry["logprob"] for entry in step["top_logprobs"]} for step in content
         ]

@@ -173,9 +173,9 @@ def test_damaged_file_does_not_verify(tokenizer: Path, tmp_path: Path) -> None:
         t.data_offset for t in gguf.GGUFReader(tmp_path / "a.gguf").tensors if t.name == name
     )
     content = bytearray((tmp_path / "a.gguf").read_bytes())
-    content[offset] ^= 1
+    content[offset] ^= 2
     (tmp_path / "a.gguf").write_bytes(content)
-    with pytest.raises((VerificationError, FormatError), match=r"blk\.1\.ffn_down\.weight"):
+    with pytest.raises(VerificationError, match=r"blk\.1\.ffn_down\.weight"):
         verify_tensors(plan, tmp_path / "a.gguf")
 
 

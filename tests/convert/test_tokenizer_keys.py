@@ -16,6 +16,7 @@ LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+QWEN_2 = LLAMA_3.replace("{1,3}", "")
 
 
 def split(pattern: dict[str, str]) -> dict[str, Any]:
@@ -23,8 +24,14 @@ def split(pattern: dict[str, str]) -> dict[str, Any]:
     return {"type": "Sequence", "pretokenizers": [rule, BYTES | {"use_regex": False}]}
 
 
-def tokenizer(rule: dict[str, Any] | None, *, ignore_merges: bool = False) -> dict[str, Any]:
-    return {"pre_tokenizer": rule, "model": {"ignore_merges": ignore_merges}}
+def tokenizer(
+    rule: dict[str, Any] | None, *, ignore_merges: bool = False, normalizer: str | None = None
+) -> dict[str, Any]:
+    return {
+        "pre_tokenizer": rule,
+        "normalizer": {"type": normalizer} if normalizer else None,
+        "model": {"ignore_merges": ignore_merges},
+    }
 
 
 def digits(*, individual: bool) -> dict[str, Any]:
@@ -38,7 +45,7 @@ def digits(*, individual: bool) -> dict[str, Any]:
         (tokenizer(BYTES | {"use_regex": True}), "gpt-2"),
         (tokenizer(digits(individual=True)), "smollm"),
         (tokenizer(split({"Regex": LLAMA_3}), ignore_merges=True), "llama-bpe"),
-        (tokenizer(split({"Regex": LLAMA_3.replace("{1,3}", "")})), "qwen2"),
+        (tokenizer(split({"Regex": QWEN_2}), normalizer="NFC"), "qwen2"),
     ],
 )
 def test_pre_tokenizer_is_found_by_its_rules(given: dict[str, Any], name: str) -> None:
@@ -53,6 +60,8 @@ def test_pre_tokenizer_is_found_by_its_rules(given: dict[str, Any], name: str) -
         tokenizer(digits(individual=False)),
         tokenizer(split({"String": LLAMA_3}), ignore_merges=True),  # a literal that never matches
         tokenizer(split({"Regex": LLAMA_3}), ignore_merges=False),
+        tokenizer(split({"Regex": QWEN_2})),
+        tokenizer(BYTES | {"use_regex": True}, normalizer="NFKC"),
         tokenizer({"type": "Whitespace"}),
     ],
 )

@@ -42,7 +42,9 @@ def tiny_model(
         for name, parameter in model.named_parameters():
             if "embed_tokens" in name or "lm_head" in name:
                 parameter.normal_(std=0.05)
-                parameter[2] = 0.0  # the end token is never the likeliest
+                # Neither control nor byte tokens are ever the likeliest: llama.cpp keeps back the
+                # log-probabilities of a character until all of its bytes are there.
+                parameter[:259] = 0.0
             elif "norm" in name:
                 parameter.uniform_(0.7, 1.3)
             elif name.endswith("bias"):

@@ -18,7 +18,7 @@ from wrinklefree.convert.ternary_check import Ternary, quantize_master
 from wrinklefree.convert.to_gguf import Progress, file_ternary, silent, tensor_bytes
 from wrinklefree.engine import LLM
 from wrinklefree.engine.tokenizer import Tokenizer
-from wrinklefree.errors import VerificationError
+from wrinklefree.errors import FormatError, VerificationError
 
 # Mean KL(source || file) in nats, activations unquantized. The file differs from the source by the
 # float16 rounding of scales and embeddings only: measured 1e-8 to 1e-6. A swapped matrix, a wrong
@@ -66,7 +66,10 @@ def _is_same(plan: Plan, tensor: PlannedTensor, raw: np.ndarray) -> bool:
         return np.array_equal(raw, tensor_bytes(plan, tensor))
     ternary = file_ternary(plan, tensor)
     scale = stored_scale(ternary, tensor.type, tensor.gguf_name)
-    found = decode(raw, tensor.type, tensor.shape, tensor.gguf_name)
+    try:
+        found = decode(raw, tensor.type, tensor.shape, tensor.gguf_name)
+    except FormatError:  # bytes that are no ternary matrix at all
+        return False
     return _equal(found, Ternary(ternary.codes, scale))
 
 
