@@ -21,7 +21,7 @@ SHARED: dict[str, list[Any]] = {
     "temperature": [-0.1, 2.1, "1", True, NAN, INFINITY, -INFINITY, HUGE, [], {}],
     "top_p": [0, -1, 1.1, "1", NAN, INFINITY, HUGE],
     "top_k": [-1, 1.5, "1", 2**31, NAN, HUGE],
-    "min_p": [-0.1, 1.1, "1", NAN, INFINITY],
+    "min_p": [-0.1, 1, "1", NAN, INFINITY],
     "presence_penalty": [-2.1, 2.1, "1", NAN, HUGE],
     "frequency_penalty": [-2.1, 2.1, "1", NAN, HUGE],
     "logit_bias": [{"x": 1}, {"5": 101}, {"5": NAN}, {"5": "1"}, {"-1": 1}, {"9999": 1}, [], "5"],

@@ -38,6 +38,9 @@ class NativeModel:
         self.facts: dict[str, object] = {name: llm.info[name] for name in FACTS}
 
     def chat_ids(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+        if self.tokenizer.chat_template is None:
+            # A base model, or one tuned on plain prompts: it continues what was said so far.
+            return self.tokenizer.encode("\n".join(text for _, text in messages))
         return chat_ids(
             self.tokenizer, [{"role": role, "content": text} for role, text in messages]
         )

@@ -1,0 +1,162 @@
+"""wf-serve MODEL: an OpenAI-compatible server and a chat page for one model."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wrinklefree.cli.command import Command, verbose_option, version_option
+from wrinklefree.errors import UsageError, WrinklefreeError
+
+if TYPE_CHECKING:
+    from wrinklefree.engine import LLM
+    from wrinklefree.serve.settings import Settings
+
+EXAMPLES = """
+wf-serve student.gguf
+wf-serve runs/s3 --port 9000 --threads 4 --parallel 8
+wf-serve student.gguf --host 0.0.0.0 --api-key-file keys.txt
+"""
+
+
+@click.command(cls=Command, epilog=EXAMPLES)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="Default: what this process may use.")
+@click.option("--context", type=click.IntRange(min=2), help="Tokens; default: the model's own.")
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    help="File with one accepted key per line; needed for other hosts than loopback.",
+)
+@click.option(
+    "--parallel",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Answers generated at the same time.",
+)
+@click.option(
+    "--max-queue",
+    type=click.IntRange(min=0),
+    default=64,
+    show_default=True,
+    help="Answers that may wait; more are refused with 429.",
+)
+@verbose_option
+@version_option("wf-serve")
+def main(
+    model: Path,
+    host: str,
+    port: int,
+    threads: int | None,
+    context: int | None,
+    api_key_file: Path | None,
+    parallel: int,
+    max_queue: int,
+) -> None:
+    """Serve MODEL, an artifact directory or a .gguf file.
+
+    Speaks OpenAI's /v1/chat/completions and /v1/completions; the chat page is at /.
+    """
+    from wrinklefree.engine import LLM
+    from wrinklefree.serve.settings import Settings
+
+    settings = Settings(
+        model_name=model.resolve().name.removesuffix(".gguf"),
+        host=host,
+        api_keys=() if api_key_file is None else read_keys(api_key_file),
+        parallel=parallel,
+        max_queue=max_queue,
+    )
+    if not settings.is_local and not settings.api_keys:
+        raise UsageError(
+            f"--host {host} lets other machines connect: give --api-key-file, or use 127.0.0.1"
+        )
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    with LLM(model, threads=threads, context=context) as llm, listen(host, port) as listener:
+        run(llm, settings, listener)
+
+
+def read_keys(path: Path) -> tuple[str, ...]:
+    """Keys of a file, one per line; raises UsageError if there are none."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--api-key-file {path}: cannot be read ({error})") from error
+    keys = tuple(line.strip() for line in lines if line.strip())
+    if not keys:
+        raise UsageError(f"--api-key-file {path}: there is no key in it")
+    return keys
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; port 0 takes a free one."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        # NOTE: asyncio turns Nagle's delay off only for sockets that name their protocol.
+        listener = socket.socket(family, kind, protocol or socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise WrinklefreeError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    return listener
+
+
+def run(llm: LLM, settings: Settings, listener: socket.socket) -> None:
+    """Serves until SIGTERM or Ctrl-C; running requests may finish. Raises if the engine breaks."""
+    import uvicorn
+
+    from wrinklefree.serve.app import build_app
+    from wrinklefree.serve.native import NativeModel
+
+    app = build_app(NativeModel(llm), settings)
+    worker = app.state.worker
+
+    class Server(uvicorn.Server):
+        async def on_tick(self, counter: int) -> bool:
+            return await super().on_tick(counter) or worker.is_broken
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            for line in greeting(llm, settings, listener):
+                click.echo(line)
+
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        log_config=None,
+        log_level=logging.WARNING,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.drain_timeout_s),
+    )
+    # uvicorn raises the signal again once it has shut down: a drained server exits with 0.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    Server(config).run(sockets=[listener])
+    if worker.is_broken:
+        raise WrinklefreeError("the engine stopped; its log is above")
+
+
+def greeting(llm: LLM, settings: Settings, listener: socket.socket) -> list[str]:
+    """What runs and where; printed when the port is open."""
+    info = llm.info
+    port = listener.getsockname()[1]
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    lines = [
+        f"{settings.model_name}: {info['bits_per_weight']:.2f} bits per weight, {info['isa']}, "
+        f"{info['threads']} threads, context {info['context_length']}",
+        f"chat page http://{host}:{port}/   OpenAI API http://{host}:{port}/v1",
+    ]
+    if llm.tokenizer.chat_template is None:
+        lines.insert(1, "no chat template in the model: it continues the messages as plain text")
+    return lines

@@ -1,0 +1,125 @@
+"""wf-serve as a process: what it prints, how it refuses, how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from wrinklefree.cli.serve import main
+
+COMMAND = [sys.executable, "-c", "from wrinklefree.cli.serve import main; main()"]
+
+
+@pytest.fixture
+def model(data_dir: Path) -> Path:
+    return data_dir / "stories260k_hf/stories260K-f32.gguf"
+
+
+def refusal(*arguments: object) -> tuple[int, str]:
+    """Exit code and the one line that was written."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    return result.exit_code, result.stderr
+
+
+def test_a_missing_model(tmp_path: Path) -> None:
+    code, line = refusal(tmp_path / "nothing.gguf")
+    assert code == 2
+    assert "nothing.gguf" in line
+
+
+def test_a_damaged_model(tmp_path: Path, model: Path) -> None:
+    for size in (0, 4, 1000, model.stat().st_size - 1):
+        damaged = tmp_path / "damaged.gguf"
+        damaged.write_bytes(model.read_bytes()[:size])
+        code, line = refusal(damaged)
+        assert code == 1
+        assert line.startswith("error: ")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_other_machines_need_a_key(model: Path, host: str) -> None:
+    code, line = refusal(model, "--host", host)
+    assert code == 2
+    assert "--api-key-file" in line
+
+
+def test_a_key_file_without_keys(model: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "keys.txt"
+    empty.write_text("\n  \n")
+    assert refusal(model, "--api-key-file", empty)[0] == 2
+    assert refusal(model, "--api-key-file", tmp_path / "none.txt")[0] == 2
+
+
+def test_a_port_in_use(model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, line = refusal(model, "--port", taken.getsockname()[1])
+    assert code == 1
+    assert "cannot listen" in line
+
+
+def test_a_misspelled_option(model: Path) -> None:
+    code, line = refusal(model, "--treads", 2)
+    assert code == 2
+    assert "--threads" in line
+
+
+@contextmanager
+def started(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+    """A running server with its address and the lines it printed."""
+    command = [*COMMAND, *map(str, arguments), "--port", "0"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            lines = []
+            while "OpenAI API" not in (lines[-1] if lines else ""):
+                lines.append(process.stdout.readline())
+                assert lines[-1], "the server ended"
+            yield process, lines[-1].split()[2].rstrip("/"), lines
+        finally:
+            process.kill()
+
+
+def test_it_greets_serves_and_drains(model: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.txt"
+    keys.write_text("one\ntwo\n")
+    with started(model, "--api-key-file", keys, "--threads", 1) as (process, url, lines):
+        assert lines[0].startswith("stories260K-f32: 32.00 bits per weight, ")
+        assert ", 1 threads, context 512" in lines[0]
+        headers = {"Authorization": "Bearer two"}
+        body = {"prompt": "One day", "max_tokens": 400, "stream": True, "n": 4}
+        assert httpx.get(f"{url}/v1/models").status_code == 401
+        with httpx.stream(
+            "POST", f"{url}/v1/completions", json=body, headers=headers, timeout=60
+        ) as answer:
+            events = answer.iter_lines()
+            next(events)
+            process.send_signal(signal.SIGTERM)
+            assert list(events)[-2:] == ["data: [DONE]", ""], "the stream came to its end"
+        assert process.wait(timeout=20) == 0
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/health")
+
+
+def test_serving_imports_no_torch() -> None:
+    code = (
+        "import sys, wrinklefree.cli.serve, wrinklefree.serve.app, wrinklefree.serve.native\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'hydra', 'accelerate'}\n"
+        "print(heavy & set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "set()\n"
