@@ -130,7 +130,9 @@ ModelConfig read_gguf_config(const GgufFile& file) {
   ModelConfig config;
   config.architecture = architecture.family;
   config.activation = architecture.activation;
-  config.has_subln = architecture.has_subln;
+  // wf-convert keeps the name qwen3 for a Qwen3 with sub-norms: no architecture has all its norms.
+  config.has_subln =
+      architecture.has_subln || file.find_tensor("blk.0.attn_sub_norm.weight") != nullptr;
   config.has_qk_norm = architecture.has_qk_norm;
   config.hidden = reader.integer(prefix + "embedding_length");
   config.intermediate = reader.integer(prefix + "feed_forward_length");
