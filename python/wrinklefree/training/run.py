@@ -6,7 +6,6 @@ import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -16,15 +15,15 @@ from wrinklefree.data.loader import Loader
 from wrinklefree.data.packing import TokenRows, tokenize
 from wrinklefree.data.sources import read_records
 from wrinklefree.errors import UsageError
-from wrinklefree.models.manifest import Manifest
 from wrinklefree.models.surgery import get_lambda, quant_config_of
 from wrinklefree.models.teacher import load_teacher
-from wrinklefree.training import checkpointing, continuity
+from wrinklefree.training import checkpointing
 from wrinklefree.training.evaluation import Evaluation
 from wrinklefree.training.interrupt import StopRequest
 from wrinklefree.training.metrics import MetricsLog
 from wrinklefree.training.objective import Objective, build_objective
 from wrinklefree.training.optim import build_optimizer, freeze
+from wrinklefree.training.output import Output
 from wrinklefree.training.precision import Precision, choose_precision
 from wrinklefree.training.schedule import lambda_ramp, learning_rate
 from wrinklefree.training.student import Student
@@ -83,12 +82,12 @@ def train(config: RunConfig, student: Student) -> Path:
     training = config.training
     assert isinstance(training, GradientConfig)
     progress = checkpointing.find_progress(config, student.parent)
-    out, model = Path(config.out), student.model
     precision = choose_precision(training)
     rows = load_rows(config.data, student.tokenizer)
     total_steps = num_steps(training, len(rows.train))
     torch.manual_seed(training.seed)
 
+    model, out = student.model, Path(config.out)
     is_ternary = quant_config_of(model) is not None
     ramp = lambda_ramp(training, total_steps, start=get_lambda(model)) if is_ternary else None
     if progress is not None:
@@ -103,51 +102,26 @@ def train(config: RunConfig, student: Student) -> Path:
         loader.load_state_dict(progress.loader)
         checkpointing.restore_optimizer(out, model, optimizer)
 
-    def manifest(finished_steps: int, **metrics: Any) -> Manifest:
-        return Manifest(
-            stage=training.stage,
-            parent=student.parent,
-            recipe=checkpointing.recipe_of(config),
-            data_position=loader.state_dict(),
-            metrics={"steps": finished_steps, "total_steps": total_steps, **metrics},
-        )
-
-    def save(step: int) -> None:
-        position = checkpointing.Progress(step, loader.state_dict())
-        checkpointing.save_checkpoint(
-            out, model, student.tokenizer, manifest(step), optimizer, position
-        )
-
-    evaluation = Evaluation(rows.evaluation, training.batch_size)
+    output = Output(config, student, loader, optimizer, total_steps)
     trainer = Trainer(
         model=model,
         objective=objective,
         teacher=_open_teacher(config, student, objective, rows.train, precision),
         loader=loader,
-        evaluation=evaluation,
+        evaluation=Evaluation(rows.evaluation, training.batch_size),
         optimizer=optimizer,
         learning_rate=learning_rate(training, total_steps),
         ramp=ramp,
         precision=precision,
         total_steps=total_steps,
-        accumulation=training.accumulation,
-        max_grad_norm=training.max_grad_norm,
-        eval_every=training.eval_every,
-        save_every=training.save_every,
-        save=save,
+        config=training,
+        save=output.checkpoint,
     )
     start_step = progress.step if progress is not None else 0
     report = MetricsLog(out, stage=training.stage, total_steps=total_steps, start_step=start_step)
     with report as metrics, StopRequest() as stop:
-        trainer.run(metrics, stop, start_step=start_step)
-    measured = evaluation.measure(model)
-    model.cpu()  # the next stage checks the continuity record on the CPU
-    final = manifest(
-        total_steps,
-        evaluation=measured,
-        **{continuity.METRIC: continuity.record(model, continuity.probe_tokens(rows.train))},
-    )
-    checkpointing.save_finished(out, model, student.tokenizer, final)
+        evaluation = trainer.run(metrics, stop, start_step=start_step)
+    output.finish(evaluation)
     return out
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from wrinklefree.configs.config import GradientConfig
 from wrinklefree.data.loader import Batch, Loader
 from wrinklefree.models.surgery import set_lambda
 from wrinklefree.training.evaluation import Evaluation
@@ -38,22 +39,24 @@ class Trainer:
     ramp: LambdaRamp | None
     precision: Precision
     total_steps: int
-    accumulation: int
-    max_grad_norm: float
-    eval_every: int
-    save_every: int
+    config: GradientConfig
     save: Callable[[int], None]  # given the number of finished steps
 
-    def run(self, metrics: MetricsLog, stop: StopRequest, *, start_step: int = 0) -> None:
-        """Train from `start_step` to the end. Saves and raises KeyboardInterrupt when stopped."""
+    def run(
+        self, metrics: MetricsLog, stop: StopRequest, *, start_step: int = 0
+    ) -> dict[str, float]:
+        """Train from `start_step` to the end; returns the last evaluation.
+
+        Saves and raises KeyboardInterrupt when stopped.
+        """
         self.model.train()
         for step in range(start_step, self.total_steps):
             if self.ramp is not None:
                 set_lambda(self.model, self.ramp.at(step))
-            if self._is_due(step, self.eval_every, start_step) or step == 0:
+            if self._is_due(step, self.config.eval_every, start_step) or step == 0:
                 metrics.write("eval", step, **self.evaluation.measure(self.model))
 
-            if stop.is_set or self._is_due(step, self.save_every, start_step):
+            if stop.is_set or self._is_due(step, self.config.save_every, start_step):
                 self.save(step)
             if stop.is_set:
                 log.info("saved at step %d; the same command continues from there", step)
@@ -67,12 +70,16 @@ class Trainer:
         if self.ramp is not None:
             set_lambda(self.model, 1.0)
         self.model.train(False)
-        metrics.write("eval", self.total_steps, **self.evaluation.measure(self.model))
+        evaluation = self.evaluation.measure(self.model)
+        metrics.write("eval", self.total_steps, **evaluation)
+        return evaluation
 
     def _step(self, step: int) -> dict[str, float]:
         """One optimizer step; returns what to log. Raises NonFiniteError before weights change."""
         began = time.perf_counter()
-        batches = [next(self.loader).to(self.precision.device) for _ in range(self.accumulation)]
+        batches = [
+            next(self.loader).to(self.precision.device) for _ in range(self.config.accumulation)
+        ]
         counts = count(batches)
         sums: dict[str, float] = {}
         for batch in batches:
@@ -85,7 +92,7 @@ class Trainer:
             for name, term in terms.items():
                 sums[f"loss_{name}"] = sums.get(f"loss_{name}", 0.0) + term.item()
 
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         check_gradients(norm, self.model, step=step)
         lr = self.learning_rate.at(step)
         set_learning_rate(self.optimizer, lr)
