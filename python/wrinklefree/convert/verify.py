@@ -21,9 +21,9 @@ from wrinklefree.engine.tokenizer import Tokenizer
 from wrinklefree.errors import FormatError, VerificationError
 
 # Mean KL(source || file) in nats, activations unquantized. The file differs from the source by the
-# float16 rounding of scales and embeddings only: measured 1e-8 to 1e-6. A swapped matrix, a wrong
-# rotary order or a lost norm give 1e-2 and more.
-_MAX_MEAN_KL = 1e-4
+# float16 rounding of scales and embeddings only: measured 2e-5 on 30 layers. A swapped matrix, a
+# wrong rotary order or a lost norm give 1e-2 and more.
+_MAX_MEAN_KL = 1e-3
 _NUM_LOGIT_TOKENS = 48
 
 

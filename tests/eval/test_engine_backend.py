@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from wrinklefree.cli.eval import main
+from wrinklefree.eval.backend import Question, open_backend
+from wrinklefree.eval.perplexity import run_perplexity
+
+
+@pytest.fixture(scope="module")
+def stories(data_dir: Path) -> Path:
+    return data_dir / "stories260k_hf"
+
+
+def questions(count: int) -> list[Question]:
+    rng = random.Random(3)
+
+    def tokens(length: int) -> list[int]:
+        return [rng.randrange(3, 512) for _ in range(length)]
+
+    return [
+        Question(tokens(rng.randrange(1, 40)), [tokens(1), tokens(3), tokens(2)])
+        for _ in range(count)
+    ]
+
+
+def test_scores_do_not_depend_on_what_is_scored_together(stories: Path) -> None:
+    backend = open_backend(stories / "stories260K-f32.gguf")
+    asked = questions(8)
+    together = backend.score(asked)
+    alone = [
+        [backend.score([Question(q.prompt, [choice])])[0][0] for choice in q.choices]
+        for q in reversed(asked)
+    ]
+    assert together == alone[::-1]  # bit for bit
+
+
+def test_engine_and_torch_score_alike(stories: Path) -> None:
+    asked = questions(8)
+    torch_scores = open_backend(stories, backend="torch").score(asked)
+    for path in (stories, stories / "stories260K-f32.gguf"):
+        scores = open_backend(path, backend="engine").score(asked)
+        np.testing.assert_allclose(scores, torch_scores, atol=2e-3)
+
+
+def test_perplexity_equals_that_of_torch(stories: Path, data_dir: Path) -> None:
+    text = (data_dir / "tinystories_sample" / "tiny_stories.txt").read_text()[:3000]
+    engine = run_perplexity(open_backend(stories, backend="engine"), [text], context=256, limit=3)
+    torch = run_perplexity(open_backend(stories, backend="torch"), [text], context=256, limit=3)
+    assert engine.perplexity == pytest.approx(torch.perplexity, rel=1e-4)
+    assert engine.bits_per_byte == pytest.approx(torch.bits_per_byte, rel=1e-4)
+    assert engine.scored_tokens == torch.scored_tokens == 3 * 255
+
+
+def test_a_gguf_file_on_the_command_line(stories: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("Once upon a time, there was a little girl named Lily.")
+    file = str(stories / "stories260K-f32.gguf")
+    result = CliRunner().invoke(
+        main, [file, "--tasks", "ppl", "--data", str(tmp_path / "text.txt"), "--json"]
+    )
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["backend"] == "engine"
+    assert report["perplexity"] < 4
+    assert report["with_bos"] == report["windows"] == 1
+
+
+def test_torch_cannot_run_a_file(stories: Path) -> None:
+    arguments = [str(stories / "stories260K-f32.gguf"), "--tasks", "ppl", "--data", "x"]
+    result = CliRunner().invoke(main, [*arguments, "--backend", "torch"])
+    assert result.exit_code == 2
+    assert "torch runs model directories" in result.stderr
