@@ -116,3 +116,17 @@ def test_configs_are_frozen() -> None:
     config = compose_run(BASE)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.out = "elsewhere"  # type: ignore[misc]
+
+
+def test_documentation_lists_every_key_as_it_is() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    for stage in ("stage1_subln", "stage2_pretrain"):
+        for key, leaf in leaves(stage).items():
+            if key == "training.stage":
+                continue
+            note = (
+                " (stage1_subln)" if stage == "stage1_subln" and key.startswith("training") else ""
+            )
+            is_required = leaf.default is dataclasses.MISSING
+            default = "required" if is_required else f"`{leaf.default}`"
+            assert f"| `{key}`{note} | {default} | {leaf.metadata['help']} |" in text
