@@ -32,6 +32,8 @@ LLAMA: dict[str, Any] = {
         ("qwen3", "silu", "none", "qwen3"),
         ("llama", "silu", "subln", "bitnet"),
         ("llama", "relu2", "subln", "bitnet-b1.58"),
+        ("qwen2", "silu", "subln", "bitnet"),
+        ("qwen3", "silu", "subln", "qwen3"),
     ],
 )
 def test_architecture_follows_activation_and_subln(
@@ -47,6 +49,7 @@ def test_architecture_follows_activation_and_subln(
         ({"hidden_act": None}, "none", "never guessed"),
         ({"hidden_act": "gelu"}, "none", "gelu"),
         ({"hidden_act": "relu2"}, "none", "relu2"),
+        ({"hidden_act": "relu2", "model_type": "qwen3"}, "subln", "relu2"),
         ({"model_type": "lama"}, "none", "did you mean 'llama'"),
         ({}, "all", "'all'"),
     ],
@@ -66,6 +69,24 @@ def test_aliases_and_capitals(alias: str) -> None:
 def test_unknown_architecture_lists_the_known() -> None:
     with pytest.raises(FormatError, match=r"bitnet-b1\.58.*|did you mean"):
         names.architecture("bitnett")
+
+
+@pytest.mark.parametrize(
+    ("changes", "subln", "runs"),
+    [
+        ({}, "none", True),
+        ({}, "subln", True),
+        ({"model_type": "qwen2"}, "none", True),
+        ({"model_type": "qwen2"}, "subln", False),
+        ({"model_type": "qwen3"}, "subln", False),
+        ({"attention_bias": True}, "subln", False),
+        ({"tie_word_embeddings": False}, "none", True),
+        ({"tie_word_embeddings": False}, "subln", False),
+        ({"hidden_act": "relu2"}, "subln", False),
+    ],
+)
+def test_what_llama_cpp_cannot_run_is_said(changes: dict[str, Any], subln: str, runs: bool) -> None:
+    assert (names.llama_cpp_limit(LLAMA | changes, subln) is None) == runs
 
 
 def test_every_expected_tensor_has_a_name_and_comes_back() -> None:

@@ -24,7 +24,7 @@ from wrinklefree.convert.hf_source import HfSource
 from wrinklefree.convert.plan import Plan, plan_gguf
 from wrinklefree.convert.ternary_check import quantize_master
 from wrinklefree.convert.to_gguf import source_ternary, write_gguf
-from wrinklefree.convert.verify import verify_tensors
+from wrinklefree.convert.verify import verify_logits, verify_tensors
 from wrinklefree.errors import FormatError, VerificationError
 from wrinklefree.models import load_artifact
 
@@ -56,6 +56,7 @@ CASES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("qwen2", "none", "tq2_0", WIDE),
     ("qwen3", "none", "tq1_0", WIDE),
     ("qwen3", "subln", "auto", WIDE),
+    ("qwen2", "subln", "auto", WIDE),
     ("llama", "none", "tq2_0", WIDE | {"tied": False}),
 ]
 IDS = [f"{family}-{subln}-{wanted}-{i}" for i, (family, subln, wanted, _) in enumerate(CASES)]
@@ -85,6 +86,8 @@ def test_codes_scales_and_floats_come_back(
     assert loaded.model.config.hidden_act == before.config["hidden_act"]
     for key in ("tie_word_embeddings", "rms_norm_eps", "rope_parameters", "head_dim"):
         assert getattr(loaded.model.config, key) == before.config[key], key
+    verify_logits(artifact, tmp_path / "a.gguf")
+    verify_logits(tmp_path / "a.gguf", returned)
     # From here on nothing is rounded any more: the second file is the first.
     convert(returned, tmp_path / "b.gguf", wanted=wanted, embed="f32")
     verify_tensors(plan_gguf(returned, wanted=wanted, embed="f32"), tmp_path / "a.gguf")

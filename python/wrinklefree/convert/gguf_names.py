@@ -119,18 +119,16 @@ def architecture_for(config: Mapping[str, Any], subln: str) -> Architecture:
             f"model type {model_type!r} is not supported{nearest(model_type, _CLASS_NAMES)}; "
             f"supported: {', '.join(_CLASS_NAMES)}"
         )
-    if subln == "subln":
-        if model_type == "qwen3":
-            # No GGUF architecture has both query/key norms and sub-norms; the file keeps qwen3's
-            # name and carries the two extra norms per layer.
-            return ARCHITECTURES["qwen3"]
+    if subln == "subln" and model_type != "qwen3":
         wanted = {"silu": "bitnet", "relu2": "bitnet-b1.58"}.get(act)
     else:
+        # No architecture has query/key norms and sub-norms: a Qwen3 with SubLN keeps its name, and
+        # the file carries two more norms per layer.
         wanted = model_type if act == "silu" else None
     if wanted is None:
         raise FormatError(
-            f"activation {act!r} with SubLN placement {subln!r} has no GGUF architecture; "
-            "silu works with both placements, relu2 only with 'subln'"
+            f"activation {act!r} of {model_type} with SubLN placement {subln!r} has no GGUF "
+            "architecture; silu has one everywhere, relu2 only for llama and qwen2 with 'subln'"
         )
     return ARCHITECTURES[wanted]
 
@@ -143,6 +141,8 @@ def llama_cpp_limit(config: Mapping[str, Any], subln: str) -> str | None:
         return "llama.cpp has no architecture with squared ReLU and sub-norms"
     if config["model_type"] == "qwen3":
         return "llama.cpp has no architecture with query/key norms and sub-norms"
+    if config["model_type"] == "qwen2" or config.get("attention_bias", False):
+        return "llama.cpp's bitnet architecture has no biases"
     if not config.get("tie_word_embeddings", False):
         return "llama.cpp's bitnet architecture has no output matrix of its own"
     return None
