@@ -170,14 +170,18 @@ def running_server(model: ServedModel, settings: Settings) -> Iterator[RunningSe
     # The protocol is named because asyncio sends small writes at once (TCP_NODELAY) only then.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         key = settings.api_keys[0] if settings.api_keys else "none"
         try:
             with (
-                httpx.Client(base_url=url, timeout=30) as http,
-                openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client,
+                # verify=False: reading the CA bundle takes longer than most of the tests
+                httpx.Client(base_url=url, timeout=30, verify=False) as http,
+                openai.OpenAI(
+                    base_url=f"{url}/v1", api_key=key, max_retries=0, http_client=http
+                ) as client,
             ):
                 while http.get("/health").status_code != 200:
                     time.sleep(0.005)

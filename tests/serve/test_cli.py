@@ -27,7 +27,7 @@ def model(data_dir: Path) -> Path:
 
 def refusal(*arguments: object) -> tuple[int, str]:
     """Exit code and the one line that was written."""
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(main, ["--port", "0", *map(str, arguments)])
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
     return result.exit_code, result.stderr

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +67,6 @@ def main(
 
     Speaks OpenAI's /v1/chat/completions and /v1/completions; the chat page is at /.
     """
-    from wrinklefree.engine import LLM
     from wrinklefree.serve.settings import Settings
 
     settings = Settings(
@@ -80,7 +81,7 @@ def main(
             f"--host {host} lets other machines connect: give --api-key-file, or use 127.0.0.1"
         )
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    with LLM(model, threads=threads, context=context) as llm, listen(host, port) as listener:
+    with listen(host, port) as listener, load(model, threads=threads, context=context) as llm:
         run(llm, settings, listener)
 
 
@@ -109,6 +110,18 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise WrinklefreeError(f"cannot listen on {host} port {port}: {error.strerror}") from error
     return listener
+
+
+def load(model: Path, *, threads: int | None, context: int | None) -> LLM:
+    """The loaded model. The engine reads without the interpreter lock, so the modules of the HTTP
+    side are imported meanwhile: half a second of the start."""
+    from wrinklefree.engine import LLM
+
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(LLM, model, threads=threads, context=context)
+        import_module("uvicorn")
+        import_module("wrinklefree.serve.app")
+        return loading.result()
 
 
 def run(llm: LLM, settings: Settings, listener: socket.socket) -> None:
