@@ -10,7 +10,9 @@ from transformers import AutoTokenizer, PreTrainedModel
 from wrinklefree.data.loader import Batch, collate
 from wrinklefree.data.packing import TokenRows, tokenize
 from wrinklefree.data.sources import PairRecord, TextRecord
+from wrinklefree.errors import UsageError
 from wrinklefree.models.teacher import load_teacher
+from wrinklefree.training.forward import decode
 from wrinklefree.training.objective import Objective, count
 from wrinklefree.training.precision import Precision
 from wrinklefree.training.teacher import Teacher
@@ -116,6 +118,16 @@ def test_packed_documents_do_not_see_each_other(
     assert_same(
         loss_and_gradients(model, teacher, [packed]), loss_and_gradients(model, teacher, alone)
     )
+
+
+def test_a_sliding_window_is_not_widened(
+    model: PreTrainedModel, stories: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(stories)
+    packed = tokenize([TextRecord(text) for text in SENTENCES], tokenizer, max_length=400)
+    monkeypatch.setattr(model.config, "sliding_window", 16, raising=False)
+    with pytest.raises(UsageError, match="sliding window of 16"):
+        decode(model, collate(packed, (0,)))
 
 
 def test_a_row_of_padding_gives_finite_gradients(

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from wrinklefree.data.loader import Batch
+from wrinklefree.errors import UsageError
 from wrinklefree.models.attention_states import capture_attention
 
 QKV = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # each [B, H, L, N]
@@ -46,7 +47,7 @@ def decode(
         output = model.base_model(
             input_ids=batch.tokens_BL,
             position_ids=batch.positions_BL,
-            attention_mask=_attention_mask(batch),
+            attention_mask=_attention_mask(batch, model.config),
             use_cache=False,
             output_hidden_states=with_layers,
         )
@@ -54,15 +55,21 @@ def decode(
     return Hidden(output.last_hidden_state, layers, relation)
 
 
-def _attention_mask(batch: Batch) -> torch.Tensor | None:
+def _attention_mask(batch: Batch, config: PretrainedConfig) -> torch.Tensor | None:
     """Causal within each document, bool [B, 1, L, L]; None (plain causal) for one document a row.
 
     Padding lies on the right, where causal attention never looks, so it needs no mask.
+    Raises UsageError for rows longer than a sliding window, which this mask would widen.
     """
     if not batch.is_packed:
         return None
     documents = batch.documents_BL
     length = documents.shape[1]
+    window = getattr(config, "sliding_window", None)
+    if window is not None and length > window:
+        raise UsageError(
+            f"data.max_length={length} exceeds the model's sliding window of {window} tokens"
+        )
     is_past = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
     return ((documents[:, :, None] == documents[:, None, :]) & is_past)[:, None]
 
