@@ -126,7 +126,7 @@ def test_losses_of_nothing_are_zero() -> None:
     targets = torch.zeros(0, dtype=torch.int64)
     loss = cross_entropy(empty, targets, count=1) + logit_kl(empty, empty.detach(), tau=1, count=1)
     loss.backward()
-    assert float(loss) == 0.0
+    assert loss.item() == 0.0
 
 
 def test_hidden_state_distance_is_twice_one_minus_cosine() -> None:
