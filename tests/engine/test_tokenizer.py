@@ -1,0 +1,126 @@
+"""Tokenizers of directories and GGUF files against golden vectors and each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wrinklefree import _engine
+from wrinklefree.engine import Tokenizer
+from wrinklefree.errors import FormatError
+
+TEXTS = [
+    "Hello world",
+    " leading, trailing ",
+    "\r\n tabs\tand  double  spaces\n\n",
+    "3.14 and 1234567890",
+    "don't we'll I'M",
+    "naïve café — 東京 привет",
+    "👩‍🚀 e\u0301 \u00a0 \u200b",
+    "",
+    "\x00\x01",
+]
+
+
+def golden_vectors(path: Path) -> list[tuple[str, list[int]]]:
+    """(text, ids) of llama.cpp's vocabulary tests."""
+    texts = Path(f"{path}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    lines = Path(f"{path}.out").read_text().split("\n")
+    return [(text, [int(i) for i in line.split()]) for text, line in zip(texts, lines, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["gpt-2", "phi-3"])
+def test_gguf_vocabularies_give_llama_cpps_ids(data_dir: Path, name: str) -> None:
+    path = data_dir / "gguf_vocab" / f"ggml-vocab-{name}.gguf"
+    tokenizer = Tokenizer.from_gguf(_engine.GgufFile(str(path)).metadata)
+    vectors = golden_vectors(path)
+    assert len(vectors) == 47
+    for text, ids in vectors:
+        assert tokenizer.encode(text, add_special=False) == ids, repr(text)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_stories_gguf_and_directory_agree(stories_dir: Path, text: str) -> None:
+    metadata = _engine.GgufFile(str(stories_dir / "stories260K-f32.gguf")).metadata
+    from_gguf, from_dir = Tokenizer.from_gguf(metadata), Tokenizer.from_dir(stories_dir)
+    assert from_gguf.encode(text) == from_dir.encode(text)
+    assert from_gguf.bos_id == from_dir.bos_id == 1
+    assert from_gguf.eos_ids == from_dir.eos_ids == (2,)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_smollm2_round_trips_and_its_bytes_are_the_text(data_dir: Path, text: str) -> None:
+    tokenizer = Tokenizer.from_dir(data_dir / "tokenizer_smollm2")
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert b"".join(tokenizer.token_bytes(i) for i in ids) == text.encode()
+
+
+def test_control_tokens_spelled_in_text_are_text_unless_asked_for(data_dir: Path) -> None:
+    tokenizer = Tokenizer.from_dir(data_dir / "tokenizer_smollm2")
+    end = tokenizer.special_tokens["<|im_end|>"]
+    assert end in tokenizer.eos_ids
+    assert end not in tokenizer.encode("a<|im_end|>b")
+    assert end in tokenizer.encode("a<|im_end|>b", parse_special=True)
+    assert tokenizer.decode(tokenizer.encode("a<|im_end|>b")) == "a<|im_end|>b"
+    assert tokenizer.is_special(end)
+
+
+def test_lone_surrogates_in_text_do_not_fail(data_dir: Path) -> None:
+    tokenizer = Tokenizer.from_dir(data_dir / "tokenizer_smollm2")
+    assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a?b"
+
+
+def bpe_metadata(**changes: Any) -> dict[str, Any]:
+    """Metadata of a byte-level tokenizer with four tokens."""
+    keys = {
+        "model": "gpt2",
+        "pre": "gpt-2",
+        "tokens": ["a", "b", "ab", "<e>"],
+        "token_type": [1, 1, 1, 3],
+        "merges": ["a b"],
+        "eos_token_id": 3,
+        **changes,
+    }
+    return {f"tokenizer.ggml.{k}": value for k, value in keys.items() if value is not None}
+
+
+def test_the_small_tokenizer_itself_is_valid() -> None:
+    tokenizer = Tokenizer.from_gguf(bpe_metadata())
+    assert tokenizer.encode("abb") == [2, 1]
+    assert tokenizer.eos_ids == (3,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"model": "bert"}, "bert"),
+        ({"pre": "gpt-3"}, "did you mean 'gpt-2'"),
+        ({"tokens": None}, "tokens is missing"),
+        ({"tokens": []}, "0 tokens"),
+        ({"tokens": [1, 2]}, "not a list of strings"),
+        ({"token_type": [1]}, "1 token types"),
+        ({"merges": ["a"]}, "not two tokens"),
+        ({"merges": ["a b c"]}, "not two tokens"),
+        ({"merges": ["a z"]}, "merges"),
+        ({"eos_token_id": 4}, "there are 4 tokens"),
+        ({"eos_token_id": -1}, "eos_token_id is -1"),
+        ({"bos_token_id": "a"}, "bos_token_id is 'a'"),
+        ({"model": "llama", "scores": [0.0]}, "another length"),
+    ],
+)
+def test_broken_metadata_is_one_line(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(FormatError) as error:
+        Tokenizer.from_gguf(bpe_metadata(**changes))
+    assert problem in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_directory_without_tokenizer_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"no tokenizer\.json"):
+        Tokenizer.from_dir(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(FormatError, match=r"tokenizer\.json: "):
+        Tokenizer.from_dir(tmp_path)
