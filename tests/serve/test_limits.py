@@ -11,6 +11,12 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
+
+from wrinklefree.serve.app import build_app
+from wrinklefree.serve.errors import ApiError
+from wrinklefree.serve.settings import Settings
+from wrinklefree.serve.worker import Worker
 
 ASK = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -62,16 +68,23 @@ def test_health_is_fast_under_load(serve: Any, scripted: Any) -> None:
     assert times[len(times) // 2] < 0.05
 
 
-def test_health_is_503_until_a_token_was_generated(serve: Any, scripted: Any) -> None:
-    from fastapi.testclient import TestClient
-
-    from wrinklefree.serve.app import build_app
-    from wrinklefree.serve.settings import Settings
-
+def test_health_is_503_until_a_token_was_generated(scripted: Any) -> None:
     app = build_app(scripted([b"ok"]), Settings(model_name="tiny"))
     client = TestClient(app, base_url="http://localhost")  # no lifespan: no engine thread
     assert client.get("/health").status_code == 503
     assert client.get("/ready").status_code == 503
+
+
+def test_a_model_that_generates_nothing_never_gets_ready(scripted: Any) -> None:
+    model = scripted()
+    model.fail_at = 1
+    worker = Worker(model, Settings(model_name="tiny"))
+    worker.start()
+    worker._thread.join(timeout=5)
+    assert worker.is_broken
+    assert not worker.is_ready
+    with pytest.raises(ApiError, match="shutting down"):
+        worker.submit([])
 
 
 def test_an_engine_failure_ends_its_requests_only(serve: Any, scripted: Any) -> None:

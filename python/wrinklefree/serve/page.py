@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from importlib.resources import files
+from pathlib import Path
 
 from starlette.responses import HTMLResponse
 
 
+PAGE = Path(__file__).with_name("static") / "index.html"
+
+
 def chat_page() -> HTMLResponse:
     """The page with its Content-Security-Policy; nothing is loaded from elsewhere."""
-    html = files("wrinklefree.serve").joinpath("static/index.html").read_text("utf-8")
+    html = PAGE.read_text("utf-8")
     policy = "; ".join(
         [
             "default-src 'none'",
