@@ -9,7 +9,6 @@ from pathlib import Path
 
 from starlette.responses import HTMLResponse
 
-
 PAGE = Path(__file__).with_name("static") / "index.html"
 
 
