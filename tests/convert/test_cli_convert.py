@@ -72,7 +72,7 @@ def test_there_and_back_with_full_verification(wide: Path, tmp_path: Path) -> No
     code, out, err = run(file, tmp_path / "back", "--to", "hf", "--json")
     assert code == 0, err
     assert json.loads(out)["ternary"] is True
-    assert json.loads(out)["verified"]["matrices"] == 14
+    assert json.loads(out)["verified"]["tensors"] == 24
     assert (tmp_path / "back" / "wrinklefree.json").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "student.gguf"]
 

@@ -129,16 +129,20 @@ def _verify(plan: Plan, path: Path, level: str, as_json: bool) -> dict[str, Any]
 
     with _progress("verifying", as_json) as show:
         done: dict[str, Any] = {"tensors": verify_tensors(plan, path, show)}
-    lines = [f"{done['tensors']} tensors read back equal"]
     if level == "full":
         done["token_strings"] = verify_tokens(plan.source.path, path)
-        agreement = verify_logits(plan.source.path, path)
-        done["logits"] = asdict(agreement)
+        done["logits"] = asdict(verify_logits(plan.source.path, path))
+    _print_checks(done, as_json)
+    return done
+
+
+def _print_checks(done: dict[str, Any], as_json: bool) -> None:
+    lines = [f"{done['tensors']} tensors read back equal"]
+    if "logits" in done:
         lines.append(f"{done['token_strings']} strings with equal token ids")
-        lines.append(f"logits within a mean KL of {agreement.mean_kl:.1e} nats")
+        lines.append(f"logits within a mean KL of {done['logits']['mean_kl']:.1e} nats")
     if not as_json:
         click.echo("verified: " + ", ".join(lines))
-    return done
 
 
 def _plan_report(plan: Plan, dst: Path) -> dict[str, Any]:
@@ -216,14 +220,13 @@ def _verify_directory(
     """As `_verify`, in the other direction."""
     if level == "none":
         return {}
-    from wrinklefree.convert.verify import verify_logits, verify_masters, verify_tokens
+    from wrinklefree.convert.verify import verify_directory, verify_logits, verify_tokens
 
-    done: dict[str, Any] = {"matrices": verify_masters(source, directory)}
+    done: dict[str, Any] = {"tensors": verify_directory(source, directory)}
     if level == "full":
         done["token_strings"] = verify_tokens(directory, source.path)
         done["logits"] = asdict(verify_logits(source.path, directory))
-    if not as_json:
-        click.echo(f"verified: {json.dumps(done)}")
+    _print_checks(done, as_json)
     return done
 
 

@@ -73,21 +73,27 @@ def _is_same(plan: Plan, tensor: PlannedTensor, raw: np.ndarray) -> bool:
     return _equal(found, Ternary(ternary.codes, scale))
 
 
-def verify_masters(source: GgufSource, directory: Path) -> int:
-    """Quantizes the masters in `directory` and compares with the file they come from; returns how
-    many matrices. Raises VerificationError that lists every one that differs."""
+def verify_directory(source: GgufSource, directory: Path) -> int:
+    """Compares every tensor of a directory with the file it comes from; returns how many.
+
+    Masters must quantize to the file's codes and scale, other values must be equal. Raises
+    VerificationError that lists every tensor that differs.
+    """
     written = HfSource(directory)
-    names = [name for name in source.projections if source.is_ternary_tensor(name)]
-    wrong = []
-    for name in names:
-        found, wanted = quantize_master(written.read(name)), source.ternary(name)
-        if not _equal(found, wanted):
+    wrong = sorted(set(written.names) ^ set(source.names))
+    for name in set(written.names) & set(source.names):
+        values = written.read(name)
+        if source.is_ternary_tensor(name):
+            is_same = _equal(quantize_master(values), source.ternary(name))
+        else:
+            is_same = np.array_equal(values, source.values(name))
+        if not is_same:
             wrong.append(name)
     if wrong:
         raise VerificationError(
-            f"{len(wrong)} matrices of the written directory differ: {', '.join(wrong)}"
+            f"{len(wrong)} tensor(s) of the written directory differ: {', '.join(sorted(wrong))}"
         )
-    return len(names)
+    return len(written.names)
 
 
 def _equal(found: Ternary, wanted: Ternary) -> bool:
