@@ -17,6 +17,22 @@ WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4}
 ODD = {"hidden_size": 576, "intermediate_size": 768, "num_attention_heads": 9}
 UNEVEN = {"hidden_size": 96, "intermediate_size": 200, "num_attention_heads": 4}
 
+# config.json of a Llama, for tests without weights
+LLAMA_CONFIG: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "vocab_size": 100,
+    "rms_norm_eps": 1e-5,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
+    "tie_word_embeddings": True,
+}
+
 
 def tiny_model(
     family: str = "llama", *, tied: bool = True, seed: int = 0, **config: Any

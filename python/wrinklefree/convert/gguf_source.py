@@ -9,7 +9,9 @@ import numpy as np
 
 from wrinklefree import _engine
 from wrinklefree.convert import gguf_names as names
+from wrinklefree.convert.architectures import architecture
 from wrinklefree.convert.codec import decode, dense_values
+from wrinklefree.convert.hyper_parameters import SCHEMA, config_of
 from wrinklefree.convert.masters import master_weights
 from wrinklefree.convert.ternary_check import Ternary
 from wrinklefree.convert.types import ALL_TYPES
@@ -35,15 +37,15 @@ class GgufSource:
             raise FormatError(str(error)) from None
         self.path = path
         self.metadata: dict[str, Any] = self._file.metadata
-        schema = self.metadata.get("wrinklefree.schema", names.SCHEMA)
-        if not isinstance(schema, int) or schema > names.SCHEMA:
+        schema = self.metadata.get("wrinklefree.schema", SCHEMA)
+        if not isinstance(schema, int) or schema > SCHEMA:
             raise FormatError(
                 f"{path} has wrinklefree.schema {schema!r}: it needs a newer version of "
-                f"wrinklefree (this one reads schema {names.SCHEMA})"
+                f"wrinklefree (this one reads schema {SCHEMA})"
             )
         self._infos = {info.name: info for info in self._file.tensors}
-        self.architecture = names.architecture(str(self.metadata.get("general.architecture", "")))
-        self.config = names.config_of(self.metadata, self._infos)
+        self.architecture = architecture(str(self.metadata.get("general.architecture", "")))
+        self.config = config_of(self.metadata, self._infos)
         self._gguf_name = {
             hf: gguf for gguf, hf in names.map_all(self._infos, to_gguf=False).items()
         }

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from wrinklefree.convert import gguf_names as names
+from wrinklefree.convert.architectures import Architecture, architecture_for, llama_cpp_limit
 from wrinklefree.convert.codec import is_exact
 from wrinklefree.convert.hf_source import HfSource
+from wrinklefree.convert.hyper_parameters import SCHEMA, hyper_parameters
 from wrinklefree.convert.ternary_check import (
     TernaryError,
     exact_ternary,
@@ -59,7 +61,7 @@ class Plan:
     """Everything about a file but its bytes."""
 
     source: HfSource
-    architecture: names.Architecture
+    architecture: Architecture
     metadata: dict[str, Any]
     tensors: list[PlannedTensor]
     notes: list[str] = field(default_factory=list)
@@ -105,7 +107,7 @@ def plan_gguf(path: Path, *, wanted: str = "auto", embed: str = "auto") -> Plan:
         )
     ternary_type(256, wanted)  # an unknown name is refused before any file is read
     source = HfSource(path)
-    arch = names.architecture_for(source.config, source.subln)
+    arch = architecture_for(source.config, source.subln)
     gguf_name = names.map_all(source.names, to_gguf=True)
     missing = sorted(names.expected_hf_names(source.config, source.subln) - set(source.names))
     if missing:
@@ -119,7 +121,7 @@ def plan_gguf(path: Path, *, wanted: str = "auto", embed: str = "auto") -> Plan:
     ]
     metadata = _metadata(source, arch, tensors)
     notes = []
-    limit = names.llama_cpp_limit(source.config, source.subln)
+    limit = llama_cpp_limit(source.config, source.subln)
     if limit:
         notes.append(f"only wrinklefree runs this file: {limit}")
     if any(tensor.type.name == "I2_S" for tensor in tensors):
@@ -183,9 +185,7 @@ def _file_order(hf_names: list[str]) -> list[str]:
     return sorted(hf_names, key=key)
 
 
-def _metadata(
-    source: HfSource, arch: names.Architecture, tensors: list[PlannedTensor]
-) -> dict[str, Any]:
+def _metadata(source: HfSource, arch: Architecture, tensors: list[PlannedTensor]) -> dict[str, Any]:
     config = source.config
     kinds = [tensor.type.name for tensor in tensors if tensor.is_ternary]
     most = max(set(kinds), key=kinds.count)
@@ -197,9 +197,9 @@ def _metadata(
     }
     if most in _FILE_TYPES:
         metadata["general.file_type"] = _FILE_TYPES[most]
-    metadata |= names.hyper_parameters(config, arch)
+    metadata |= hyper_parameters(config, arch)
     metadata |= {
-        "wrinklefree.schema": names.SCHEMA,
+        "wrinklefree.schema": SCHEMA,
         "wrinklefree.stage": source.manifest.stage if source.manifest else "imported",
         "wrinklefree.subln": source.subln,
         "wrinklefree.model_type": str(config["model_type"]),

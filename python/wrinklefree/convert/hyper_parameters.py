@@ -1,0 +1,117 @@
+"""Hyper-parameters: config.json on one side, GGUF keys on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from wrinklefree.convert.architectures import CLASS_NAMES, Architecture, architecture
+from wrinklefree.errors import FormatError
+
+SCHEMA = 1  # of the `wrinklefree.*` keys
+
+# (GGUF key after the architecture's prefix, key of config.json)
+_COUNTS = (
+    ("context_length", "max_position_embeddings"),
+    ("embedding_length", "hidden_size"),
+    ("block_count", "num_hidden_layers"),
+    ("feed_forward_length", "intermediate_size"),
+    ("attention.head_count", "num_attention_heads"),
+    ("attention.head_count_kv", "num_key_value_heads"),
+    ("vocab_size", "vocab_size"),
+)
+_EPS = "attention.layer_norm_rms_epsilon"
+_ROPE_BASE = "rope.freq_base"
+
+
+def head_dim(config: Mapping[str, Any]) -> int:
+    given = config.get("head_dim")
+    return int(given) if given else int(config["hidden_size"]) // int(config["num_attention_heads"])
+
+
+def hyper_parameters(config: Mapping[str, Any], arch: Architecture) -> dict[str, int | float | str]:
+    """GGUF hyper-parameter keys of a config."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    if rope_type not in ("default", "linear"):
+        raise FormatError(
+            f"rope_type {rope_type!r} cannot be exported; only 'default' and 'linear' can"
+        )
+    theta = rope.get("rope_theta", config.get("rope_theta"))
+    missing = [key for _, key in _COUNTS if not isinstance(config.get(key), int)]
+    missing += [] if "rms_norm_eps" in config else ["rms_norm_eps"]
+    if theta is None:
+        missing.append("rope_theta")
+    if missing or theta is None:
+        raise FormatError(f"config.json lacks {', '.join(missing)}")
+    values: dict[str, int | float | str] = {key: int(config[hf]) for key, hf in _COUNTS}
+    values[_EPS] = float(config["rms_norm_eps"])
+    values[_ROPE_BASE] = float(theta)
+    values["rope.dimension_count"] = head_dim(config)
+    values["attention.key_length"] = head_dim(config)
+    values["attention.value_length"] = head_dim(config)
+    if rope_type == "linear":
+        values["rope.scaling.type"] = "linear"
+        values["rope.scaling.factor"] = float(rope["factor"])
+    return {f"{arch.name}.{key}": value for key, value in values.items()}
+
+
+def config_of(metadata: Mapping[str, Any], tensor_names: Iterable[str]) -> dict[str, Any]:
+    """Hugging Face config.json (without token ids and quantization) of GGUF metadata."""
+    names = set(tensor_names)
+    written = metadata.get("general.architecture")
+    if not isinstance(written, str):
+        raise FormatError("the file has no general.architecture")
+    arch = architecture(written)
+
+    def value(key: str) -> Any:
+        return metadata.get(f"{written}.{key}")
+
+    rows = len(metadata.get("tokenizer.ggml.tokens", ()))
+    counts = {hf: value(key) for key, hf in _COUNTS}
+    counts["vocab_size"] = counts["vocab_size"] or rows
+    counts["num_key_value_heads"] = counts["num_key_value_heads"] or counts["num_attention_heads"]
+    floats = {"rms_norm_eps": value(_EPS), "rope_theta": value(_ROPE_BASE) or 10000.0}
+    bad = [
+        key
+        for key, number in (counts | floats).items()
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not number > 0
+    ]
+    if bad:
+        raise FormatError(f"missing or invalid hyper-parameter(s) in the file: {', '.join(bad)}")
+    model_type = str(metadata.get("wrinklefree.model_type", arch.model_type))
+    if model_type not in CLASS_NAMES:
+        raise FormatError(f"wrinklefree.model_type {model_type!r} is not supported")
+    hidden, heads = int(counts["hidden_size"]), int(counts["num_attention_heads"])
+    config = {
+        "architectures": [CLASS_NAMES[model_type]],
+        "model_type": model_type,
+        **{key: int(number) for key, number in counts.items()},
+        "head_dim": int(value("attention.key_length") or hidden // heads),
+        "hidden_act": arch.hidden_act,
+        "rms_norm_eps": _shortest(floats["rms_norm_eps"]),
+        "rope_parameters": _rope_parameters(
+            floats["rope_theta"], value("rope.scaling.type"), value("rope.scaling.factor")
+        ),
+        "tie_word_embeddings": "output.weight" not in names,
+        "dtype": "float32",
+    }
+    if model_type != "qwen2":  # qwen2 has its biases without an option
+        config["attention_bias"] = "blk.0.attn_q.bias" in names
+    return config
+
+
+def _rope_parameters(theta: float, scaling: Any, factor: Any) -> dict[str, Any]:
+    parameters = {"rope_type": "default", "rope_theta": _shortest(theta)}
+    if scaling in (None, "none"):
+        return parameters
+    if scaling != "linear" or not isinstance(factor, float):
+        raise FormatError(f"rope scaling {scaling!r} with factor {factor!r} is not supported")
+    return {**parameters, "rope_type": "linear", "factor": _shortest(factor)}
+
+
+def _shortest(value: float) -> float:
+    """The shortest decimal that rounds to the same float32: 1e-05, not 9.999999747378752e-06."""
+    return float(str(np.float32(value)))

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.convert.tiny_models import LLAMA_CONFIG as LLAMA
+from wrinklefree.convert.architectures import ARCHITECTURES
+from wrinklefree.convert.hyper_parameters import config_of, hyper_parameters
+from wrinklefree.errors import FormatError
+
+
+def test_hyper_parameters_round_trip() -> None:
+    arch = ARCHITECTURES["llama"]
+    keys = hyper_parameters(LLAMA, arch)
+    stored = {key: float(np.float32(v)) if isinstance(v, float) else v for key, v in keys.items()}
+    config = config_of({"general.architecture": "llama", **stored}, ["token_embd.weight"])
+    assert {key: config[key] for key in LLAMA} == LLAMA
+
+
+def test_linear_rope_scaling_round_trips_and_others_are_refused() -> None:
+    arch = ARCHITECTURES["llama"]
+    rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+    keys = hyper_parameters(LLAMA | {"rope_parameters": rope}, arch)
+    config = config_of({"general.architecture": "llama", **keys}, ["token_embd.weight"])
+    assert config["rope_parameters"] == rope
+    with pytest.raises(FormatError, match="yarn"):
+        hyper_parameters(LLAMA | {"rope_parameters": {"rope_type": "yarn"}}, arch)
+
+
+def test_missing_config_entries_are_listed_together() -> None:
+    broken = {k: v for k, v in LLAMA.items() if k not in ("hidden_size", "rms_norm_eps")}
+    with pytest.raises(FormatError, match="hidden_size, rms_norm_eps"):
+        hyper_parameters(broken, ARCHITECTURES["llama"])
+
+
+@pytest.mark.parametrize("value", [0, -1, "3", True, None])
+def test_invalid_hyper_parameters_of_a_file(value: object) -> None:
+    keys = hyper_parameters(LLAMA, ARCHITECTURES["llama"])
+    metadata = {"general.architecture": "llama", **keys, "llama.block_count": value}
+    with pytest.raises(FormatError, match="num_hidden_layers"):
+        config_of(metadata, ["token_embd.weight"])
