@@ -1,0 +1,219 @@
+// The float kernels of every instruction set against float64, at odd sizes, with poisoned outputs.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "dispatch.h"
+#include "kernels.h"
+#include "layout/half.h"
+#include "matrix.h"
+
+namespace wf::engine {
+namespace {
+
+std::vector<const KernelTable*> tables() {
+  const char* names[8];
+  std::vector<const KernelTable*> found;
+  for (int i = 0; i < available(names, 8); ++i) found.push_back(find(names[i]));
+  return found;
+}
+
+std::vector<float> random_floats(size_t count, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(generator);
+  return values;
+}
+
+class FloatKernels : public testing::TestWithParam<const KernelTable*> {
+ protected:
+  const KernelTable& kernels() const { return *GetParam(); }
+};
+
+INSTANTIATE_TEST_SUITE_P(Isas, FloatKernels, testing::ValuesIn(tables()),
+                         [](const auto& info) { return std::string(info.param->isa); });
+
+Matrix random_matrix(int64_t rows, int64_t columns, DenseType type) {
+  Matrix matrix = Matrix::dense(rows, columns, type);
+  std::mt19937 generator(7);
+  std::normal_distribution<float> normal;
+  for (int64_t r = 0; r < rows; ++r) {
+    uint8_t* row = matrix.row(r);
+    if (type == DenseType::q8_0) {
+      for (int64_t b = 0; b < columns / 32; ++b) {
+        half::store_u16(row + 34 * b, half::f32_to_f16(0.01f + 0.001f * static_cast<float>(b)));
+        for (int i = 0; i < 32; ++i) row[34 * b + 2 + i] = static_cast<uint8_t>(generator());
+      }
+      continue;
+    }
+    for (int64_t i = 0; i < columns; ++i) {
+      const float value = normal(generator);
+      if (type == DenseType::f32) std::memcpy(row + 4 * i, &value, 4);
+      if (type == DenseType::f16) half::store_u16(row + 2 * i, half::f32_to_f16(value));
+      if (type == DenseType::bf16) half::store_u16(row + 2 * i, half::f32_to_bf16(value));
+    }
+  }
+  return matrix;
+}
+
+void check_dense(const KernelTable& kernels, DenseType type, int64_t n, int64_t k, int64_t rows) {
+  const Matrix matrix = random_matrix(n, k, type);
+  const std::vector<float> x = random_floats(static_cast<size_t>(rows * k), 1);
+  std::vector<float> y(static_cast<size_t>(rows * n), NAN);
+  kernels.gemm_f32_dense(x.data(), k, rows, matrix.data(), type, k, 0, n, y.data(), n);
+  std::vector<float> w(static_cast<size_t>(k));
+  for (int64_t j = 0; j < n; ++j) {
+    matrix.read_row(j, w.data());
+    for (int64_t r = 0; r < rows; ++r) {
+      double sum = 0;
+      double magnitude = 0;
+      for (int64_t i = 0; i < k; ++i) {
+        const double product =
+            double{x[static_cast<size_t>(r * k + i)]} * w[static_cast<size_t>(i)];
+        sum += product;
+        magnitude += std::fabs(product);
+      }
+      ASSERT_NEAR(y[static_cast<size_t>(r * n + j)], sum, 2e-6 * magnitude + 1e-30)
+          << "n " << n << " k " << k << " row " << r << " column " << j;
+    }
+  }
+}
+
+TEST_P(FloatKernels, DenseMatchesFloat64) {
+  for (const DenseType type : {DenseType::f32, DenseType::f16, DenseType::bf16}) {
+    for (const int64_t k : {1, 7, 8, 9, 31, 172, 576}) {
+      for (const int64_t n : {1, 2, 7, 8, 9, 33}) {
+        for (const int64_t rows : {1, 3, 4, 5, 9}) check_dense(kernels(), type, n, k, rows);
+      }
+    }
+  }
+  for (const int64_t k : {32, 64, 576}) {
+    for (const int64_t n : {1, 2, 8, 33}) {
+      for (const int64_t rows : {1, 3, 4, 5}) check_dense(kernels(), DenseType::q8_0, n, k, rows);
+    }
+  }
+}
+
+TEST_P(FloatKernels, DenseBitsDependNeitherOnRowsNorOnRanges) {
+  constexpr int64_t kN = 37;
+  constexpr int64_t kRows = 9;
+  for (const DenseType type : {DenseType::f32, DenseType::f16, DenseType::bf16, DenseType::q8_0}) {
+    for (const int64_t k : {64, 160}) {
+      const Matrix matrix = random_matrix(kN, k, type);
+      const std::vector<float> x = random_floats(static_cast<size_t>(kRows * k), 2);
+      std::vector<float> whole(kRows * kN, NAN);
+      kernels().gemm_f32_dense(x.data(), k, kRows, matrix.data(), type, k, 0, kN, whole.data(), kN);
+      std::vector<float> pieces(kRows * kN, NAN);
+      for (int64_t r = 0; r < kRows; ++r) {
+        for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 5}, {5, 21}, {21, kN}}) {
+          kernels().gemm_f32_dense(x.data() + r * k, k, 1, matrix.data(), type, k, begin, end,
+                                   pieces.data() + r * kN, kN);
+        }
+      }
+      EXPECT_EQ(whole, pieces);
+    }
+  }
+}
+
+TEST_P(FloatKernels, RmsNormMatchesFloat64) {
+  for (const int64_t k : {1, 7, 31, 32, 33, 576}) {
+    const std::vector<float> x = random_floats(static_cast<size_t>(k), 3);
+    const std::vector<float> gain = random_floats(static_cast<size_t>(k), 4);
+    double squares = 0;
+    for (const float v : x) squares += double{v} * v;
+    const double inverse = 1 / std::sqrt(squares / static_cast<double>(k) + 1e-5);
+    for (const bool has_gain : {false, true}) {
+      std::vector<float> y(x.size(), NAN);
+      kernels().rms_norm(x.data(), has_gain ? gain.data() : nullptr, k, 1e-5f, y.data());
+      for (size_t i = 0; i < x.size(); ++i) {
+        const double expected = x[i] * inverse * (has_gain ? gain[i] : 1.0f);
+        ASSERT_NEAR(y[i], expected, 1e-6 * std::fabs(expected) + 1e-12);
+      }
+    }
+  }
+}
+
+TEST_P(FloatKernels, ZeroRowsStayZero) {
+  const std::vector<float> zeros(40, 0.0f);
+  std::vector<float> y(40, NAN);
+  kernels().rms_norm(zeros.data(), nullptr, 40, 1e-5f, y.data());
+  EXPECT_EQ(y, zeros);
+}
+
+TEST_P(FloatKernels, GatedActivationsMatchFloat64) {
+  std::vector<float> gate = random_floats(43, 5);
+  gate[0] = -200.0f;
+  gate[1] = 200.0f;
+  gate[2] = 0.0f;
+  const std::vector<float> up = random_floats(43, 6);
+  for (const Gate kind : {Gate::silu, Gate::relu2}) {
+    std::vector<float> y(43, NAN);
+    kernels().gated_act(gate.data(), up.data(), 43, kind, y.data());
+    for (size_t i = 0; i < y.size(); ++i) {
+      const double x = gate[i];
+      const double act = kind == Gate::silu ? x / (1 + std::exp(-x)) : (x > 0 ? x * x : 0);
+      ASSERT_NEAR(y[i], act * up[i], 1e-6 * std::fabs(act * up[i]) + 1e-30) << x;
+    }
+  }
+}
+
+TEST_P(FloatKernels, LogSumExpMatchesFloat64) {
+  for (const int64_t n : {1, 5, 8, 9, 1000}) {
+    std::vector<float> x = random_floats(static_cast<size_t>(n), 8);
+    for (float& v : x) v = 20 * v + 300;
+    double most = x[0];
+    for (const float v : x) most = std::max<double>(most, v);
+    double sum = 0;
+    for (const float v : x) sum += std::exp(v - most);
+    EXPECT_NEAR(kernels().log_sum_exp(x.data(), n), most + std::log(sum), 1e-4);
+  }
+}
+
+TEST_P(FloatKernels, AttentionMatchesFloat64) {
+  for (const int64_t d : {2, 8, 20, 64, 80, 128}) {
+    for (const int64_t positions : {1, 2, 31, 32, 33, 100}) {
+      // Keys in the first half of each page, values in the second.
+      const int64_t pages = (positions + kKvPage - 1) / kKvPage;
+      const int64_t half_page = kKvPage * d;
+      std::vector<std::vector<float>> cache;
+      std::vector<const float*> pointers;
+      for (int64_t p = 0; p < pages; ++p) {
+        cache.push_back(
+            random_floats(static_cast<size_t>(2 * half_page), static_cast<unsigned>(10 + p)));
+        pointers.push_back(cache.back().data());
+      }
+      const std::vector<float> q = random_floats(static_cast<size_t>(d), 9);
+      const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+      std::vector<float> out(static_cast<size_t>(d), NAN);
+      kernels().attention(q.data(), pointers.data(), 0, half_page, positions, d, scale, out.data());
+
+      std::vector<double> weights;
+      double most = -1e300;
+      for (int64_t t = 0; t < positions; ++t) {
+        const float* key = pointers[static_cast<size_t>(t / kKvPage)] + t % kKvPage * d;
+        double score = 0;
+        for (int64_t i = 0; i < d; ++i) score += double{q[static_cast<size_t>(i)]} * key[i];
+        weights.push_back(score * scale);
+        most = std::max(most, weights.back());
+      }
+      double total = 0;
+      for (double& weight : weights) total += weight = std::exp(weight - most);
+      for (int64_t i = 0; i < d; ++i) {
+        double expected = 0;
+        for (int64_t t = 0; t < positions; ++t) {
+          const float* value =
+              pointers[static_cast<size_t>(t / kKvPage)] + half_page + t % kKvPage * d;
+          expected += weights[static_cast<size_t>(t)] / total * value[i];
+        }
+        ASSERT_NEAR(out[static_cast<size_t>(i)], expected, 3e-6)
+            << "head size " << d << ", positions " << positions;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace wf::engine
