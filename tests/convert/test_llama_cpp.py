@@ -30,7 +30,7 @@ from wrinklefree.models import (
 
 pytestmark = pytest.mark.peer
 
-PROMPT = (1, 403, 407, 261, 378)
+PROMPT = (1, 403, 407, 261, 378, 299, 310, 427, 286, 333, 401, 317, 265, 388, 296, 352)
 VOCAB = 512
 
 

@@ -63,6 +63,9 @@ def tiny_model(
                 parameter[:259] = 0.0
             elif "norm" in name:
                 parameter.uniform_(0.7, 1.3)
+            elif "q_proj.weight" in name or "k_proj.weight" in name:
+                # Attention is far from uniform, so that the rotation of q and k matters.
+                parameter.normal_(std=1.9 / parameter.shape[1] ** 0.5)
             elif name.endswith("bias"):
                 parameter.normal_(std=0.1)
             else:
