@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from wrinklefree.models.attention_states import AttentionStates, capture_attention
 from wrinklefree.models.bitlinear import BitLinear
+from wrinklefree.models.calibration import calibrate_subln_
 from wrinklefree.models.checkpoint import (
     Loaded,
     is_artifact,
@@ -34,6 +35,7 @@ __all__ = [
     "WrinklefreeConfig",
     "WrinklefreeQuantizer",
     "artifact_hash",
+    "calibrate_subln_",
     "capture_attention",
     "decoder_layers",
     "get_lambda",
