@@ -44,6 +44,8 @@ def test_interleaving_is_what_makes_both_rotations_equal() -> None:
     rotated_even = even * np.cos(angles) - odd * np.sin(angles)
     rotated_odd = odd * np.cos(angles) + even * np.sin(angles)
     np.testing.assert_allclose(halves, np.concatenate([rotated_even, rotated_odd], axis=1))
+    with pytest.raises(FormatError, match="24 rows of q or k are not 5 heads"):
+        names.interleave_halves(weight, 5)
     assert np.array_equal(
         names.separate_halves(names.interleave_halves(weight, heads), heads), weight
     )

@@ -23,7 +23,7 @@ def write_hf(source: GgufSource, directory: Path, progress: Progress = silent) -
     kept_float = [
         name.removesuffix(".weight")
         for name in source.projections
-        if source.is_ternary and name.endswith(".weight") and not source.is_ternary_tensor(name)
+        if source.is_ternary and not source.is_ternary_tensor(name)
     ]
     write_tokenizer(source.metadata, directory)
     _write_json(directory / "config.json", hf_config(source, kept_float))

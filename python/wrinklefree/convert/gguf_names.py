@@ -119,5 +119,7 @@ def separate_halves(rows: np.ndarray, heads: int) -> np.ndarray:
 
 def _swap_rows(rows: np.ndarray, split: tuple[int, int, int]) -> np.ndarray:
     shape = rows.shape
+    if split[0] * split[1] * split[2] != shape[0]:
+        raise FormatError(f"{shape[0]} rows of q or k are not {split[0]} heads of an even size")
     swapped: np.ndarray = rows.reshape(*split, *shape[1:]).swapaxes(1, 2).reshape(shape)
     return swapped

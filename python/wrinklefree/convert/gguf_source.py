@@ -55,6 +55,10 @@ class GgufSource:
             raise FormatError(
                 f"{path} lacks {len(missing)} tensor(s): {', '.join(sorted(missing))}"
             )
+        flat = [name for name in self.projections if len(self.shape(name)) != 2]
+        if flat:
+            raise FormatError(f"{path}: not matrices: {', '.join(flat)}")
+        self.config["vocab_size"] = self.shape("model.embed_tokens.weight")[0]
         self.is_ternary = "wrinklefree.schema" in self.metadata or any(
             self.type_name(name) in _TERNARY_ONLY for name in self.projections
         )

@@ -82,7 +82,7 @@ class Plan:
         return 8 * sum(tensor.num_bytes for tensor in ternary) / parameters
 
     def refuse_fallbacks(self) -> None:
-        """Raises UsageError that lists every tensor without the requested type (`--strict`)."""
+        """Raises FormatError that lists every tensor without the requested type (`--strict`)."""
         if self.fallbacks:
             listed = ", ".join(
                 f"{tensor.gguf_name} ({tensor.fallback}: {tensor.type.name})"
@@ -134,6 +134,8 @@ def _plan_tensor(
 ) -> PlannedTensor:
     shape = source.shape(hf_name)
     if source.is_ternary(hf_name):
+        if len(shape) != 2:
+            raise FormatError(f"{source.path}: {hf_name} has shape {list(shape)}, not two sizes")
         choice = ternary_type(shape[-1], wanted)
         return PlannedTensor(gguf_name, hf_name, shape, choice.type, True, choice.fallback)
     kind = F32 if len(shape) == 1 else _dense_type(source, hf_name, shape, embed)
