@@ -17,6 +17,11 @@ inline F8 mul_add(F8 a, F8 b, F8 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline F8 load_f16(const std::uint8_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }
+inline F8 splat_f16(const std::uint8_t* p) {
+  std::int16_t bits;
+  __builtin_memcpy(&bits, p, sizeof bits);
+  return {_mm256_cvtph_ps(_mm_set1_epi16(bits))};
+}
 inline F8 load_bf16(const std::uint8_t* p) {
   const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
