@@ -11,14 +11,6 @@ namespace {
 #include "lanes_avx2.h"
 #include "tile_avx512vnni.h"
 //
-#include "act_quant.inl"
-#include "norm.inl"
-//
-#include "attention.inl"
-#include "dense.inl"
-#include "ternary_gemm.inl"
-#include "weight_quant.inl"
-//
 #include "table.inl"
 }  // namespace
 

@@ -9,14 +9,6 @@ namespace {
 #include "lanes_scalar.h"
 #include "tile_scalar.h"
 //
-#include "act_quant.inl"
-#include "norm.inl"
-//
-#include "attention.inl"
-#include "dense.inl"
-#include "ternary_gemm.inl"
-#include "weight_quant.inl"
-//
 #include "table.inl"
 }  // namespace
 

@@ -1,5 +1,14 @@
-// The one list of what a table holds: every isa_*.cpp ends with this file, inside its own
-// namespace.
+// The kernel families and the one list of what a table holds: every isa_*.cpp ends with this file,
+// inside its own namespace.
+
+#include "act_quant.inl"
+#include "norm.inl"
+//
+#include "attention.inl"
+#include "dense.inl"
+#include "ternary_gemm.inl"
+#include "weight_quant.inl"
+
 constexpr KernelTable make_table(const char* isa) {
   return {
       .isa = isa,

@@ -1,0 +1,23 @@
+#include "core_problem.h"
+
+namespace wf {
+
+#ifdef WF_HAVE_EMULATED_AVX512
+extern const KernelTable kEmulatedAvx512VnniTable;
+#endif
+
+namespace test {
+
+std::vector<const KernelTable*> tables() {
+  const char* names[8];
+  std::vector<const KernelTable*> all;
+  const int count = available(names, 8);
+  for (int i = 0; i < count; ++i) all.push_back(find(names[i]));
+#ifdef WF_HAVE_EMULATED_AVX512
+  all.push_back(&kEmulatedAvx512VnniTable);
+#endif
+  return all;
+}
+
+}  // namespace test
+}  // namespace wf
