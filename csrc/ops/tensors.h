@@ -1,0 +1,72 @@
+// The little that every op needs of torch: checked float32 inputs, fresh outputs, row-wise threads.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "dispatch.h"
+#include "kernels.h"
+
+namespace wf::ops {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// The kernel table; a WF_ISA that cannot be honoured is the caller's error.
+inline const KernelTable& kernels() {
+  const char* error = isa_error();
+  STD_TORCH_CHECK(error == nullptr, error);
+  return active();
+}
+
+inline Tensor as_contiguous(const Tensor& t) {
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
+
+// Any floating type and strides to contiguous float32.
+inline Tensor as_float(const Tensor& t) {
+  return as_contiguous(
+      t.scalar_type() == ScalarType::Float ? t : torch::stable::to(t, ScalarType::Float));
+}
+
+inline std::vector<std::int64_t> shape_of(const Tensor& t) {
+  return {t.sizes().begin(), t.sizes().end()};
+}
+
+inline Tensor empty(const std::vector<std::int64_t>& shape, ScalarType type) {
+  return torch::stable::empty(shape, type);
+}
+
+// Rows and columns of a tensor seen as a matrix over its last dimension.
+struct Rows {
+  std::int64_t rows, columns;
+};
+
+inline Rows rows_of(const Tensor& t, const char* op) {
+  STD_TORCH_CHECK(t.dim() >= 1, op, ": expected at least one dimension");
+  const std::int64_t columns = t.size(-1);
+  STD_TORCH_CHECK(columns >= 1 && columns <= kMaxColumns, op, ": the last dimension is ", columns,
+                  ", allowed are 1 to ", kMaxColumns);
+  return {t.numel() / columns, columns};
+}
+
+// Runs body(begin, end) over [0, count) on torch's threads; a thread gets at least `grain`.
+template <class Body>
+void parallel(std::int64_t count, std::int64_t grain, const Body& body) {
+  // torch 2.10 turns an exception in here into a useless text: bodies must not throw.
+  torch::stable::parallel_for(0, count, grain < 1 ? 1 : grain, body);
+}
+
+// Elements that are worth waking another thread for.
+constexpr std::int64_t kGrainElements = 32768;
+
+// max(mean |w|, 1e-5), summed in float64 row by row in order: the same bits for any thread count.
+float absmean(const float* w, std::int64_t n, std::int64_t k);
+
+}  // namespace wf::ops

@@ -1,0 +1,158 @@
+"""The torch custom ops: public wrapper, then fake and autograd under each.
+
+Schemas are in csrc/ops/schema.cpp, meanings in reference.py. CPU tensors of any floating type and
+any strides; sums are exact integers, so results do not depend on threads or instruction set.
+Shapes: x [..., K] activations, w [N, K] weights, codes int8 [N, K].
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+from wrinklefree import _native
+
+_native.require()
+_ops: Any = torch.ops.wrinklefree
+
+Layout = Literal["t2", "i2s", "tq1_0", "tq2_0", "q4_0", "hf"]
+
+
+def quantize_act_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per-token absmax int8: codes int8 [..., K] and float32 scales [...]; x is about q * scale."""
+    q, scale = _ops.quantize_act_int8(x)
+    return q, scale
+
+
+@torch.library.register_fake("wrinklefree::quantize_act_int8")
+def _(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return (
+        torch.empty(x.shape, dtype=torch.int8, device=x.device),
+        torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device),
+    )
+
+
+def ternary_quantize(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Absmean ternary codes int8 [N, K] and the scale, float32 []."""
+    codes, scale = _ops.ternary_quantize(w)
+    return codes, scale
+
+
+@torch.library.register_fake("wrinklefree::ternary_quantize")
+def _(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    torch._check(w.dim() == 2, lambda: f"ternary_quantize: expected [N, K], got {list(w.shape)}")
+    return (
+        torch.empty(w.shape, dtype=torch.int8, device=w.device),
+        torch.empty((), dtype=torch.float32, device=w.device),
+    )
+
+
+def pack_ternary(codes: torch.Tensor, scale: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Bytes (uint8, 1-D) of codes and scale in a layout of docs/formats.md.
+
+    Raises RuntimeError for a code outside -1, 0, 1 or a shape that the layout cannot hold.
+    """
+    packed: torch.Tensor = _ops.pack_ternary(codes, scale, layout)
+    return packed
+
+
+def _size_bytes(layout: str, n: int, k: int) -> int:
+    sizes = {
+        "t2": -(-n // 16) * -(-k // 16) * 64,
+        "i2s": n * k // 4 + 32,
+        "tq1_0": n * (k // 256) * 54,
+        "tq2_0": n * (k // 256) * 66,
+        "q4_0": n * (k // 32) * 18,
+        "hf": -(-n // 4) * k,
+    }
+    return sizes[layout]
+
+
+@torch.library.register_fake("wrinklefree::pack_ternary")
+def _(codes: torch.Tensor, scale: torch.Tensor, layout: str) -> torch.Tensor:
+    size = _size_bytes(layout, codes.shape[0], codes.shape[1])
+    return torch.empty((size,), dtype=torch.uint8, device=codes.device)
+
+
+def unpack_ternary(
+    packed: torch.Tensor, layout: Layout, n: int, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes int8 [n, k] and the stored scale, float32 []; t2 and hf store none and give 1.
+
+    Raises RuntimeError for bytes that hold no ternary matrix with one scale.
+    """
+    codes, scale = _ops.unpack_ternary(packed, layout, n, k)
+    return codes, scale
+
+
+@torch.library.register_fake("wrinklefree::unpack_ternary")
+def _(packed: torch.Tensor, layout: str, n: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return (
+        torch.empty((n, k), dtype=torch.int8, device=packed.device),
+        torch.empty((), dtype=torch.float32, device=packed.device),
+    )
+
+
+def ternary_linear(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    scale: torch.Tensor,
+    n: int,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """y [..., n] = Q(x) @ W.T + bias; `packed` is W [n, K] in layout t2. No gradient."""
+    y: torch.Tensor = _ops.ternary_linear(x, packed, scale, n, bias)
+    return y
+
+
+@torch.library.register_fake("wrinklefree::ternary_linear")
+def _(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    scale: torch.Tensor,
+    n: int,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    return torch.empty((*x.shape[:-1], n), dtype=x.dtype, device=x.device)
+
+
+def ternary_matmul_int32(q: torch.Tensor, packed: torch.Tensor, n: int) -> torch.Tensor:
+    """The exact integer sums of `ternary_linear`: int32 [M, n] from q int8 [M, K]."""
+    acc: torch.Tensor = _ops.ternary_matmul_int32(q, packed, n)
+    return acc
+
+
+@torch.library.register_fake("wrinklefree::ternary_matmul_int32")
+def _(q: torch.Tensor, packed: torch.Tensor, n: int) -> torch.Tensor:
+    return torch.empty((q.shape[0], n), dtype=torch.int32, device=q.device)
+
+
+def fake_quant_ternary(w: torch.Tensor, lam: float) -> torch.Tensor:
+    """w + lam * (Q(w) - w), float32 [N, K]; the gradient passes straight through."""
+    blended: torch.Tensor = _ops.fake_quant_ternary(w, lam)
+    return blended
+
+
+@torch.library.register_fake("wrinklefree::fake_quant_ternary")
+def _(w: torch.Tensor, lam: float) -> torch.Tensor:
+    return torch.empty(w.shape, dtype=torch.float32, device=w.device)
+
+
+def fake_quant_act(x: torch.Tensor, lam: float) -> torch.Tensor:
+    """x + lam * (Q(x) - x), token by token; the gradient passes straight through."""
+    blended: torch.Tensor = _ops.fake_quant_act(x, lam)
+    return blended
+
+
+@torch.library.register_fake("wrinklefree::fake_quant_act")
+def _(x: torch.Tensor, lam: float) -> torch.Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _straight_through(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+    return grad, None
+
+
+for _name in ("fake_quant_ternary", "fake_quant_act"):
+    torch.library.register_autograd(f"wrinklefree::{_name}", _straight_through)

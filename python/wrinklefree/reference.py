@@ -1,0 +1,55 @@
+"""The meaning of every op in plain torch: the oracle of the tests. Numbers as in docs/ops.md.
+
+Shapes: x [..., K] activations, w [N, K] weights, codes int8 [N, K].
+"""
+
+from __future__ import annotations
+
+import torch
+
+MIN_SCALE = 1e-5
+
+
+def quantize_act_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """a = max(absmax, 1e-5); q = rint(x * (127 / a)); scale = a / 127, per token (last dim)."""
+    x = x.float()
+    absmax = x.abs().amax(-1, keepdim=True).clamp_min(MIN_SCALE)
+    q = torch.clamp(torch.round(x * (127.0 / absmax)), -128, 127).to(torch.int8)
+    return q, (absmax / 127.0).squeeze(-1)
+
+
+def ternary_quantize(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """s = max(mean |w|, 1e-5), summed in float64; code = clamp(rint(w * (1 / s)), -1, 1)."""
+    w = w.float()
+    scale = w.abs().mean(dtype=torch.float64).to(torch.float32).clamp_min(MIN_SCALE)
+    return torch.clamp(torch.round(w * (1.0 / scale)), -1, 1).to(torch.int8), scale
+
+
+def ternary_matmul_int32(q: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """Exact sums of q [M, K] times codes.T, int32 [M, N]."""
+    return (q.to(torch.int64) @ codes.to(torch.int64).T).to(torch.int32)
+
+
+def ternary_linear(
+    x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """y = float(sum of q * code) * (q_scale * scale) + bias."""
+    q, q_scale = quantize_act_int8(x)
+    rows = q.reshape(-1, q.shape[-1])
+    acc = ternary_matmul_int32(rows, codes).reshape(*x.shape[:-1], codes.shape[0])
+    y = acc.to(torch.float32) * (q_scale[..., None] * scale)
+    return (y if bias is None else y + bias.float()).to(x.dtype)
+
+
+def fake_quant_ternary(w: torch.Tensor, lam: float) -> torch.Tensor:
+    """w + lam * (Q(w) - w), float32."""
+    codes, scale = ternary_quantize(w)
+    quantized = codes.to(torch.float32) * scale
+    return quantized if lam == 1.0 else w.float() + lam * (quantized - w.float())
+
+
+def fake_quant_act(x: torch.Tensor, lam: float) -> torch.Tensor:
+    """x + lam * (Q(x) - x), token by token."""
+    q, scale = quantize_act_int8(x)
+    quantized = q.to(torch.float32) * scale[..., None]
+    return (quantized if lam == 1.0 else x.float() + lam * (quantized - x.float())).to(x.dtype)

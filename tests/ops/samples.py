@@ -1,0 +1,28 @@
+"""Sample inputs of every op, for the registry test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def samples() -> dict[str, list[tuple[Any, ...]]]:
+    """Argument tuples per op name: odd sizes, one row, no row."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 33, generator=generator)
+    w = torch.randn(7, 33, generator=generator)
+    codes = torch.randint(-1, 2, (7, 33), generator=generator, dtype=torch.int8)
+    scale = torch.tensor(0.25)
+    packed = torch.ops.wrinklefree.pack_ternary(codes, scale, "t2")
+    q = torch.randint(-127, 128, (3, 33), generator=generator, dtype=torch.int8)
+    return {
+        "quantize_act_int8": [(x,), (x[:0],), (x.reshape(5, 1, 33),)],
+        "ternary_quantize": [(w,)],
+        "pack_ternary": [(codes, scale, layout) for layout in ("t2", "hf")],
+        "unpack_ternary": [(packed, "t2", 7, 33)],
+        "ternary_linear": [(x, packed, scale, 7, None), (x[0], packed, scale, 7, torch.randn(7))],
+        "ternary_matmul_int32": [(q, packed, 7)],
+        "fake_quant_ternary": [(w.clone().requires_grad_(), 0.5), (w, 1.0)],
+        "fake_quant_act": [(x.clone().requires_grad_(), 0.5), (x, 1.0)],
+    }
