@@ -1,0 +1,85 @@
+"""What each stage of the chain is given: one recipe for the real model, one for the tiny one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Label word of each topic: one token with its leading space in the tokenizer of SmolLM2.
+TOPIC_WORDS = {
+    "People": "People",
+    "Biology and health sciences": "Biology",
+    "Geography": "Geography",
+    "Physical sciences": "Physics",
+    "Society and social sciences": "Society",
+    "Arts": "Arts",
+    "Technology": "Technology",
+    "History": "History",
+    "Everyday life": "Life",
+    "Philosophy and religion": "Religion",
+    "Mathematics": "Mathematics",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Settings of `wf-train` for each stage, and the sizes of the task.
+
+    Settings of the loop of a stage are KEY=VALUE arguments without their `training.` prefix.
+    """
+
+    name: str
+    disk_mb: int
+    minutes: int
+    prompt_tokens: int
+    held_out: int
+    perplexity_windows: int
+    calibration: tuple[str, ...]
+    sft: tuple[str, ...]
+    layerwise: tuple[str, ...]
+    pretrain: tuple[str, ...]
+    distill: tuple[str, ...]
+    bitnet: tuple[str, ...]
+    row_tokens: int = 32  # of corpus text
+
+
+SCHEDULE = ("warmup=.05", "schedule=cosine", "final_lr=.1", "beta2=.98", "eval_every=0")
+FROZEN = ("freeze=[embed]",)
+
+SMOLLM2 = Recipe(
+    name="SmolLM2-135M",
+    disk_mb=3000,
+    minutes=20,
+    prompt_tokens=14,
+    held_out=500,
+    perplexity_windows=20,
+    calibration=("calibration_batches=8", "batch_size=4"),
+    sft=("steps=48", "batch_size=16", "lr=2e-4", *SCHEDULE, *FROZEN),
+    layerwise=(
+        *("steps=60", "batch_size=16", "lr=1.5e-3", *SCHEDULE),
+        *("kd_weight=0", "layerwise_weight=1"),
+    ),
+    pretrain=("steps=8", "batch_size=8", "lr=2e-4", *SCHEDULE),
+    distill=(
+        *("steps=48", "batch_size=16", "lr=5e-4", *SCHEDULE, *FROZEN),
+        *("kd_weight=10", "kd_tau=2", "gamma=10"),
+    ),
+    bitnet=("steps=48", "batch_size=16", "lr=5e-4", *SCHEDULE),
+)
+
+TINY = Recipe(
+    name="stories260K",
+    disk_mb=50,
+    minutes=2,
+    prompt_tokens=12,
+    held_out=40,
+    perplexity_windows=8,
+    calibration=("calibration_batches=4", "batch_size=4"),
+    sft=("steps=12", "batch_size=8", "lr=1e-3", *SCHEDULE),
+    layerwise=("steps=12", "batch_size=8", "lr=2e-3", *SCHEDULE),
+    pretrain=("steps=12", "batch_size=8", "lr=2e-3", *SCHEDULE),
+    distill=(
+        *("steps=12", "batch_size=8", "lr=1e-3", *SCHEDULE),
+        *("kd_weight=1", "kd_tau=2", "gamma=10", "split_heads=8"),
+    ),
+    bitnet=("steps=12", "batch_size=8", "lr=1e-3", *SCHEDULE),
+)
