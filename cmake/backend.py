@@ -46,7 +46,7 @@ def _with_include(config_settings: dict[str, Any] | None) -> dict[str, Any]:
 
 def _requires(base: list[str]) -> list[str]:
     wants_torch = os.environ.get("WF_TORCH", "ON").upper() not in ("OFF", "0", "NO")
-    return base + ["torch>=2.10"] if wants_torch and _torch_include() is None else base
+    return [*base, "torch>=2.10"] if wants_torch and _torch_include() is None else base
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:

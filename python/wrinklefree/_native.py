@@ -26,7 +26,7 @@ def _load() -> str | None:
     if path is None:
         return f"{LIBRARY} was not built (WF_TORCH=OFF, or no torch headers at build time)"
     try:
-        torch.ops.load_library(str(path))
+        torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     except OSError as error:
         return f"{path} cannot be loaded: {error}"
     return None

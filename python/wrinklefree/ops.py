@@ -41,7 +41,8 @@ def ternary_quantize(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.library.register_fake("wrinklefree::ternary_quantize")
 def _(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    torch._check(w.dim() == 2, lambda: f"ternary_quantize: expected [N, K], got {list(w.shape)}")
+    if w.dim() != 2:
+        raise ValueError(f"ternary_quantize: expected [N, K], got {list(w.shape)}")
     return (
         torch.empty(w.shape, dtype=torch.int8, device=w.device),
         torch.empty((), dtype=torch.float32, device=w.device),

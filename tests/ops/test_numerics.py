@@ -136,9 +136,7 @@ def test_threads_do_not_change_bits() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    m=st.integers(0, 9), n=st.integers(1, 40), k=st.integers(1, 300), seed=st.integers(0, 2**31)
-)
+@given(m=st.integers(0, 9), n=st.integers(1, 40), k=st.integers(1, 300), seed=st.integers(0, 2**31))
 def test_any_shape(m: int, n: int, k: int, seed: int) -> None:
     codes, x = random_codes(n, k, seed), random_x(m, k, seed)
     y = ops.ternary_linear(x, t2(codes), torch.tensor(0.3), n)

@@ -1,4 +1,4 @@
-"""Every op of the namespace has a kernel, a fake, a sample, a line in the docs, and passes opcheck."""
+"""Every op has a native kernel, a sample, a line in the docs, and passes opcheck."""
 
 from __future__ import annotations
 
