@@ -65,7 +65,7 @@ def main(tiny: bool, work: Path | None, dry_run: bool) -> None:
 
     with (work / "task" / "val.jsonl").open(encoding="utf-8") as lines:
         question = json.loads(next(lines))
-    answer = serving.ask(work / STUDENT, question["prompt"])
+    answer = serving.ask(work / STUDENT, question["prompt"], tokens=settings.answer_tokens)
     expected = question["choices"][question["label"]]
     console.print(f"\nasked over HTTP: {question['prompt']}", markup=False)
     console.print(f"the student says {answer!r}, right is {expected!r}\n", markup=False)
@@ -123,8 +123,8 @@ def train_steps(settings: recipe.Recipe, teacher: str) -> list[Step]:
 def eval_steps(settings: recipe.Recipe) -> list[Step]:
     """Accuracy and perplexity of teacher, baseline and student."""
     task_data = ("--tasks", "task/val.jsonl", "--train", "task/train.jsonl", "--json")
-    text_data = ("--tasks", "ppl", "--data", "task/val_text.jsonl", "--json")
-    text_data += ("--limit", str(settings.perplexity_windows))
+    windows = str(settings.perplexity_windows)
+    text_data = ("--tasks", "ppl", "--data", "task/val_text.jsonl", "--limit", windows, "--json")
     models = {"teacher": "runs/sft", "bitnet": "runs/bitnet", "student": STUDENT}
     return [
         Step(f"{kind} of {name}", ("wf-eval", model, *data), f"{name}-{kind}.json")

@@ -39,6 +39,7 @@ class Recipe:
     pretrain: tuple[str, ...]
     distill: tuple[str, ...]
     bitnet: tuple[str, ...]
+    answer_tokens: int = 1  # of the longest answer of the task
     row_tokens: int = 32  # of corpus text
 
 
@@ -69,7 +70,8 @@ SMOLLM2 = Recipe(
 TINY = Recipe(
     name="stories260K",
     disk_mb=50,
-    minutes=2,
+    minutes=3,
+    answer_tokens=2,
     prompt_tokens=12,
     held_out=40,
     perplexity_windows=8,

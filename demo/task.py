@@ -83,7 +83,7 @@ def write(task: Task, recipe: Recipe, tokenizer_dir: Path, folder: Path) -> dict
         cut = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         same = tokenizer.encode(cut, add_special_tokens=False) == ids
         if len(ids) == recipe.prompt_tokens and same:
-            kept.append((example, cut + task.suffix))
+            kept.append((example, f"{cut}{task.suffix}"))
     if len(kept) < 2 * recipe.held_out:
         raise WrinklefreeError(f"only {len(kept)} records are long enough for the task")
     random.Random(0).shuffle(kept)
