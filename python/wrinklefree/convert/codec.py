@@ -5,8 +5,6 @@ Ternary layouts come from the native core (docs/formats.md); dense ones from the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import gguf
 import numpy as np
 import torch
@@ -16,20 +14,12 @@ from wrinklefree.convert.ternary_check import Ternary, exact_ternary, round_scal
 from wrinklefree.convert.types import F16, F32, TensorType
 from wrinklefree.errors import FormatError
 
-_Pack = Callable[[torch.Tensor, float], torch.Tensor]
-_Unpack = Callable[[torch.Tensor, int, int], tuple[torch.Tensor, float]]
-
-_PACK: dict[str, _Pack] = {
-    "TQ1_0": ops.pack_tq1_0,
-    "TQ2_0": ops.pack_tq2_0,
-    "I2_S": ops.pack_i2_s,
-    "Q4_0": ops.pack_q4_0,
-}
-_UNPACK: dict[str, _Unpack] = {
-    "TQ1_0": ops.unpack_tq1_0,
-    "TQ2_0": ops.unpack_tq2_0,
-    "I2_S": ops.unpack_i2_s,
-    "Q4_0": ops.unpack_q4_0,
+# Layout names of the native core by ggml type.
+_LAYOUTS: dict[str, ops.Layout] = {
+    "TQ1_0": "tq1_0",
+    "TQ2_0": "tq2_0",
+    "I2_S": "i2s",
+    "Q4_0": "q4_0",
 }
 
 
@@ -47,7 +37,7 @@ def encode(ternary: Ternary, kind: TensorType, name: str) -> np.ndarray:
     if kind is F16:
         return (ternary.codes * scale).astype(np.float16).view(np.uint8).reshape(-1)
     codes = torch.from_numpy(np.ascontiguousarray(ternary.codes))
-    packed: np.ndarray = _PACK[kind.name](codes, float(scale)).numpy().reshape(-1)
+    packed: np.ndarray = ops.pack_ternary(codes, torch.tensor(scale), _LAYOUTS[kind.name]).numpy()
     return packed
 
 
@@ -57,15 +47,17 @@ def decode(raw: np.ndarray, kind: TensorType, shape: tuple[int, ...], name: str)
     Raises FormatError for blocks of different scales, for codes that are not ternary and for a
     scale that is no positive finite number.
     """
-    if kind.name not in _UNPACK:
+    if kind.name not in _LAYOUTS:
         ternary = exact_ternary(dense_values(raw, kind.name, shape))
         if ternary is None:
             raise FormatError(f"{name} ({kind.name}) is not ternary")
         return ternary
     try:
-        codes, scale = _UNPACK[kind.name](torch.from_numpy(raw), *shape)
+        codes, scale = ops.unpack_ternary(torch.from_numpy(raw), _LAYOUTS[kind.name], *shape)
     except RuntimeError as error:
         raise FormatError(f"{name} ({kind.name}) is not ternary: {error}") from None
+    if not 0 <= float(scale) < np.inf:
+        raise FormatError(f"{name} ({kind.name}) has the scale {float(scale)}")
     return Ternary(codes.numpy(), np.float32(scale))
 
 
