@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,8 +40,13 @@ MakeModel = Callable[..., PreTrainedModel]
 
 
 @pytest.fixture(autouse=True)
-def _torch_seed() -> None:
+def _seeded_single_thread() -> Iterator[None]:
+    """Reproducible weights; one thread, since a second one only waits on matrices this small."""
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
