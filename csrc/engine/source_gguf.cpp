@@ -1,5 +1,7 @@
-// Weights from a GGUF file. Ternary formats become t2 when the tensor has one scale, float formats
-// stay as stored, and everything else runs as float32.
+// Weights from a GGUF file. Ternary formats become t2 when the tensor has one scale, and so do
+// float formats in a file of BitLinear layers; other floats stay as stored, everything else runs as
+// float32.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
@@ -57,10 +59,32 @@ std::string hf_name(const std::string& name) {
   return name;
 }
 
+GgufType type_of(const GgufTensor& tensor) { return static_cast<GgufType>(tensor.type->id); }
+
+bool is_float(GgufType type) {
+  return type == GgufType::f32 || type == GgufType::f16 || type == GgufType::bf16;
+}
+
+// Types that hold nothing but ternary weights; a Q4_0 tensor may hold them.
+bool is_ternary_only(GgufType type) {
+  return type == GgufType::tq1_0 || type == GgufType::tq2_0 || type == GgufType::i2_s;
+}
+
+// Whether the linear layers are BitLinear, which quantize their input: the file says so (wf-convert
+// writes no others), it has sub-norms, or it has a type that only such layers have.
+bool has_bitlinear_layers(const GgufFile& file) {
+  if (file.find("wrinklefree.schema") != nullptr) return true;
+  return std::any_of(file.tensors().begin(), file.tensors().end(), [](const GgufTensor& tensor) {
+    return is_ternary_only(type_of(tensor)) || tensor.name.ends_with("_sub_norm.weight");
+  });
+}
+
 class GgufSource : public TensorSource {
  public:
   GgufSource(const GgufFile& file, bool interleaved_rope)
-      : file_(file), interleaved_rope_(interleaved_rope) {
+      : file_(file),
+        interleaved_rope_(interleaved_rope),
+        has_bitlinear_layers_(has_bitlinear_layers(file)) {
     for (const GgufTensor& tensor : file.tensors()) tensors_[hf_name(tensor.name)] = &tensor;
   }
 
@@ -74,21 +98,23 @@ class GgufSource : public TensorSource {
 
   Matrix matrix(const MatrixRequest& request) const override {
     const GgufTensor& tensor = find(request.name, request.rows, request.columns);
-    const auto type = static_cast<GgufType>(tensor.type->id);
-    const bool is_ternary_type = type == GgufType::tq1_0 || type == GgufType::tq2_0 ||
-                                 type == GgufType::i2_s || type == GgufType::q4_0;
-    if (is_ternary_type && request.may_be_ternary) {
-      Matrix matrix;
+    const GgufType type = type_of(tensor);
+    if (!request.may_be_ternary) return dense_matrix(request, tensor);
+    Matrix matrix;
+    if (is_ternary_only(type) || type == GgufType::q4_0) {
       if (ternary_matrix(request, tensor, matrix)) return matrix;
+    } else if (has_bitlinear_layers_ && is_float(type)) {
+      if (float_ternary_matrix(request, tensor, matrix)) return matrix;
     }
+    if (has_bitlinear_layers_) unquantized_.push_back(tensor.name);
     return dense_matrix(request, tensor);
   }
 
   std::vector<float> vector(const std::string& name, int64_t size,
                             int64_t head_dim) const override {
     const GgufTensor& tensor = find(name, 1, size);
-    const auto type = static_cast<GgufType>(tensor.type->id);
-    if (type != GgufType::f32 && type != GgufType::f16 && type != GgufType::bf16) {
+    const GgufType type = type_of(tensor);
+    if (!is_float(type)) {
       fail(tensor,
            std::string("is ") + tensor.type->name + ", a norm or bias must be a float type");
     }
@@ -105,12 +131,25 @@ class GgufSource : public TensorSource {
     for (const auto& [type, count] : dequantized_) {
       lines.push_back(std::to_string(count) + " " + type + " tensors run as float32");
     }
+    if (!unquantized_.empty()) lines.push_back(unquantized_note());
     return lines;
   }
 
  private:
   [[noreturn]] void fail(const GgufTensor& tensor, const std::string& problem) const {
     throw FormatError(file_.file().path(), "tensor '" + tensor.name + "'", tensor.offset, problem);
+  }
+
+  std::string unquantized_note() const {
+    constexpr size_t kListed = 8;
+    std::string line =
+        "projections of this ternary model that are not ternary and run without int8 "
+        "activations: " +
+        std::to_string(unquantized_.size()) + " (";
+    for (size_t i = 0; i < std::min(kListed, unquantized_.size()); ++i) {
+      line.append(i == 0 ? "" : ", ").append(unquantized_[i]);
+    }
+    return line.append(unquantized_.size() > kListed ? ", ...)" : ")");
   }
 
   const GgufTensor& find(const std::string& name, int64_t rows, int64_t columns) const {
@@ -129,6 +168,12 @@ class GgufSource : public TensorSource {
     return bytes;
   }
 
+  // One stored row; `bytes` has its size.
+  void read_row(const GgufTensor& tensor, int64_t row, std::vector<uint8_t>& bytes) const {
+    file_.file().read(tensor.offset + static_cast<uint64_t>(row) * bytes.size(), bytes.data(),
+                      bytes.size(), tensor.name);
+  }
+
   // Where a stored row belongs. llama.cpp's converter writes a head's row j of the first half and
   // row j of the second half as neighbours 2j and 2j + 1.
   int64_t place(int64_t row, int64_t head_dim) const {
@@ -139,7 +184,7 @@ class GgufSource : public TensorSource {
 
   // False when the tensor is no ternary matrix with one positive scale.
   bool ternary_matrix(const MatrixRequest& request, const GgufTensor& tensor, Matrix& out) const {
-    const auto type = static_cast<GgufType>(tensor.type->id);
+    const GgufType type = type_of(tensor);
     const std::vector<uint8_t> bytes = read_bytes(tensor);
     const int64_t k = request.columns;
     const int64_t row_bytes = static_cast<int64_t>(bytes.size()) / request.rows;
@@ -171,6 +216,34 @@ class GgufSource : public TensorSource {
     return true;
   }
 
+  // The same for a float type, where the scale is the magnitude of all weights but the zeros. An
+  // F16 row is what wf-convert writes where no block divides it.
+  bool float_ternary_matrix(const MatrixRequest& request, const GgufTensor& tensor,
+                            Matrix& out) const {
+    const int64_t k = request.columns;
+    std::vector<uint8_t> stored(tensor.bytes / static_cast<uint64_t>(request.rows));
+    std::vector<float> weights(static_cast<size_t>(k));
+    std::vector<int8_t> codes(static_cast<size_t>(k));
+    float scale = 0;
+    bool is_ternary = true;
+    out = Matrix::ternary(request.rows, k);
+    for (int64_t row = 0; row < request.rows; ++row) {
+      read_row(tensor, row, stored);
+      dequantize(type_of(tensor), stored.data(), k, weights.data());
+      for (int64_t i = 0; i < k; ++i) {
+        const float magnitude = std::fabs(weights[i]);
+        if (!std::isfinite(magnitude)) fail(tensor, "holds a NaN or infinity");
+        if (scale == 0) scale = magnitude;
+        is_ternary &= magnitude == 0 || magnitude == scale;
+        codes[i] = static_cast<int8_t>((weights[i] > 0) - (weights[i] < 0));
+      }
+      // The rows that are left are still searched for NaNs.
+      if (is_ternary) out.set_codes(place(row, request.head_dim), codes.data());
+    }
+    out.set_scale(scale);
+    return is_ternary;
+  }
+
   float i2s_scale(const MatrixRequest& request, const GgufTensor& tensor,
                   const std::vector<uint8_t>& bytes) const {
     const float scale = i2s::load_scale(bytes.data(), request.rows, request.columns);
@@ -179,25 +252,22 @@ class GgufSource : public TensorSource {
   }
 
   Matrix dense_matrix(const MatrixRequest& request, const GgufTensor& tensor) const {
-    const auto type = static_cast<GgufType>(tensor.type->id);
+    const GgufType type = type_of(tensor);
     if (!can_dequantize(type)) {
       fail(tensor, std::string("the type ") + tensor.type->name + " cannot be run");
     }
-    const auto row_bytes =
-        static_cast<uint64_t>(tensor.bytes) / static_cast<uint64_t>(request.rows);
     const DenseType kept = type == GgufType::f16    ? DenseType::f16
                            : type == GgufType::bf16 ? DenseType::bf16
                            : type == GgufType::q8_0 ? DenseType::q8_0
                                                     : DenseType::f32;
     const bool is_kept = kept != DenseType::f32 || type == GgufType::f32;
     Matrix matrix = Matrix::dense(request.rows, request.columns, kept);
-    std::vector<uint8_t> packed(row_bytes);
+    std::vector<uint8_t> packed(tensor.bytes / static_cast<uint64_t>(request.rows));
     for (int64_t row = 0; row < request.rows; ++row) {
-      file_.file().read(tensor.offset + static_cast<uint64_t>(row) * row_bytes, packed.data(),
-                        row_bytes, tensor.name);
+      read_row(tensor, row, packed);
       uint8_t* target = matrix.row(place(row, request.head_dim));
       if (is_kept) {
-        std::memcpy(target, packed.data(), row_bytes);
+        std::memcpy(target, packed.data(), packed.size());
       } else if (!dequantize(type, packed.data(), request.columns,
                              reinterpret_cast<float*>(target))) {
         fail(tensor, "a block's scale is not finite, or its codes are invalid");
@@ -209,8 +279,10 @@ class GgufSource : public TensorSource {
 
   const GgufFile& file_;
   bool interleaved_rope_;
+  bool has_bitlinear_layers_;
   std::map<std::string, const GgufTensor*> tensors_;
   mutable std::map<std::string, int> dequantized_;
+  mutable std::vector<std::string> unquantized_;  // dense projections beside ternary ones
 };
 
 }  // namespace

@@ -288,7 +288,11 @@ def test_ternary_blocks_with_scales_of_their_own_run_as_float(
     before, after = _engine.Model(str(source)).info, _engine.Model(str(path)).info
     rows, columns = tensor.shape
     assert after["ternary_parameters"] == before["ternary_parameters"] - rows * columns
-    assert after["notes"] == ["1 TQ2_0 tensors run as float32"]
+    assert after["notes"] == [
+        "1 TQ2_0 tensors run as float32",
+        "projections of this ternary model that are not ternary and run without int8 activations: "
+        f"1 ({tensor.name})",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_i2s_bytes_of_bitnet_cpp_are_the_weights_of_the_f16_file(data_dir: Path)
     directory = data_dir / "i2s_fixture"
     tokens = list(range(3, 40))
     i2s = _engine.Model(str(directory / "bitnet-b158-i2_s.gguf"), act_quant=False)
-    f16 = _engine.Model(str(directory / "bitnet-b158-f16.gguf"))
+    f16 = _engine.Model(str(directory / "bitnet-b158-f16.gguf"), act_quant=False)
     assert i2s.info["act"] == "relu2"
     assert i2s.info["subln"] == "subln"
     np.testing.assert_array_equal(all_logits(i2s, tokens), all_logits(f16, tokens))
