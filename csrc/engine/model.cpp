@@ -22,7 +22,8 @@ Json read_json(const std::string& path) {
   return Json::parse({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path);
 }
 
-// A plain Hugging Face directory has no manifest; one from a newer version is refused.
+// A plain Hugging Face directory has no manifest. Refused are a manifest of a newer version and the
+// checkpoint of a run that is not finished.
 void check_manifest(const std::string& directory) {
   const std::string path = directory + "/wrinklefree.json";
   if (!std::filesystem::exists(path)) return;
@@ -33,6 +34,10 @@ void check_manifest(const std::string& directory) {
     throw ModelError(path + ": needs a version of wrinklefree that reads schema " +
                      std::to_string(schema->integer()) + " (this one reads " +
                      std::to_string(kManifestSchema) + ")");
+  }
+  if (std::filesystem::is_directory(directory + "/state")) {
+    throw ModelError(directory + " holds an unfinished training run (state/ is there): give the " +
+                     "wf-train command that made it again, it continues");
   }
 }
 

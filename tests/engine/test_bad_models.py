@@ -105,6 +105,13 @@ def test_newer_manifest_names_what_it_needs(directory: Path) -> None:
     assert "needs a version of wrinklefree that reads schema 2" in one_line(directory)
 
 
+def test_an_unfinished_run_is_refused(directory: Path) -> None:
+    (directory / "state").mkdir()
+    _engine.Model(str(directory))  # without a manifest it is somebody else's directory
+    (directory / "wrinklefree.json").write_text('{"schema": 1}')
+    assert "unfinished training run" in one_line(directory)
+
+
 def test_damaged_safetensors(directory: Path) -> None:
     weights = directory / "model.safetensors"
     whole = weights.read_bytes()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from wrinklefree.cli import convert, serve
+from wrinklefree.cli import eval as evaluate
 from wrinklefree.errors import UsageError
 from wrinklefree.training.metrics import MetricsLog
 
@@ -134,20 +139,52 @@ def test_a_finished_run_is_not_repeated(
     assert (out / "wrinklefree.json").stat().st_mtime_ns != before
 
 
-def test_an_unfinished_run_is_no_parent(
+@pytest.fixture
+def unfinished(
     run: Run,
     random_models: dict[str, str],
     parent: Path,
     corpus: str,
     tmp_path: Path,
     stop_at: Callable[[int, signal.Signals], None],
-) -> None:
+) -> Path:
+    """A run that was stopped after its ramp: only `state/` tells it from a finished one."""
     given = settings(random_models["llama"], parent, corpus)
-    stop_at(1, signal.SIGTERM)
+    stop_at(8, signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         run("stage3_distill", tmp_path / "o", *given)
+    return tmp_path / "o"
+
+
+def test_no_other_command_takes_an_unfinished_run(unfinished: Path, corpus: str) -> None:
+    ppl = (unfinished, "--tasks", "ppl", "--data", corpus, "--limit", 1, "--context", 64)
+    commands: list[tuple[click.Command, tuple[object, ...]]] = [
+        (convert.main, (unfinished, unfinished / "a.gguf")),
+        (evaluate.main, ppl),
+        (evaluate.main, (*ppl, "--backend", "engine")),
+        (serve.main, (unfinished, "--port", 0)),
+    ]
+
+    def outcome(command: click.Command, arguments: tuple[object, ...]) -> tuple[int, str]:
+        result = CliRunner().invoke(command, [str(argument) for argument in arguments])
+        return result.exit_code, result.stderr
+
+    complaint = (
+        f"error: {unfinished} holds an unfinished training run (state/ is there): give the "
+        "wf-train command that made it again, it continues\n"
+    )
+    for command, arguments in commands:
+        assert outcome(command, arguments) == (1, complaint)
+    shutil.rmtree(unfinished / "state")
+    for command, arguments in commands[:-1]:
+        assert outcome(command, arguments)[0] == 0
+
+
+def test_an_unfinished_run_is_no_parent(
+    run: Run, unfinished: Path, corpus: str, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="interrupted run"):
-        run("stage2_pretrain", tmp_path / "p", f"model.path={tmp_path}/o", f"data.path={corpus}")
+        run("stage2_pretrain", tmp_path / "p", f"model.path={unfinished}", f"data.path={corpus}")
 
 
 def test_other_content_at_out_is_left_alone(

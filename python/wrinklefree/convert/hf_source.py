@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from wrinklefree.convert.gguf_names import is_projection
 from wrinklefree.errors import FormatError, UsageError
-from wrinklefree.models.manifest import Manifest, read_manifest
+from wrinklefree.models.manifest import Manifest, read_manifest, refuse_unfinished
 from wrinklefree.models.quant_config import QUANT_METHOD, QuantConfig
 from wrinklefree.models.weights import weight_files
 
@@ -28,16 +28,17 @@ class HfSource:
     def __init__(self, path: Path) -> None:
         if not path.is_dir():
             raise UsageError(f"{path} is not a directory")
+        refuse_unfinished(path)
         self.path = path
         self.config: dict[str, Any] = read_json(path / "config.json")
         self.quantization = _quantization(path, self.config)
         self.manifest: Manifest | None = read_manifest(path) if self.quantization else None
         self.subln: str = self.quantization.subln if self.quantization else "none"
-        self._refuse_unfinished()
+        self._refuse_settings()
         self._files = _tensor_files(path)
         self._drop_duplicate_head()
 
-    def _refuse_unfinished(self) -> None:
+    def _refuse_settings(self) -> None:
         if self.quantization is None or self.manifest is None:
             return
         lam = min(self.quantization.lam, self.manifest.lam)

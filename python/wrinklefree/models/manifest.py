@@ -15,6 +15,7 @@ from wrinklefree.errors import FormatError, UsageError, nearest
 from wrinklefree.models.quant_config import check_lambda
 
 MANIFEST_NAME = "wrinklefree.json"
+STATE_DIR = "state"  # only in the artifact of an unfinished run
 SCHEMA_VERSION = 1
 
 # Type of every entry; `lambda` is a Python keyword, so the attribute is `lam`.
@@ -86,6 +87,16 @@ def read_manifest(directory: str | Path) -> Manifest:
     if not isinstance(entries, dict):
         raise FormatError(f"{path} is not a JSON object")
     return Manifest.from_json(entries)
+
+
+def refuse_unfinished(directory: str | Path) -> None:
+    """Raises FormatError if the artifact in `directory` is a checkpoint of an unfinished run."""
+    path = Path(directory)
+    if (path / MANIFEST_NAME).is_file() and (path / STATE_DIR).is_dir():
+        raise FormatError(
+            f"{directory} holds an unfinished training run ({STATE_DIR}/ is there): give the "
+            "wf-train command that made it again, it continues"
+        )
 
 
 def artifact_hash(directory: str | Path) -> str:

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from wrinklefree.errors import FormatError, UsageError
+from wrinklefree.models.manifest import refuse_unfinished
 from wrinklefree.models.surgery import quant_config_of
 from wrinklefree.models.weights import weight_files
 
@@ -51,6 +52,7 @@ def load_strictly(
 ) -> PreTrainedModel:
     """Causal model in eval mode; transformers' load warnings about tensors become a FormatError."""
     if Path(source).is_dir():
+        refuse_unfinished(source)
         weight_files(Path(source))
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -21,12 +21,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from wrinklefree.configs.config import RunConfig
 from wrinklefree.errors import FormatError, UsageError
 from wrinklefree.models.checkpoint import is_artifact, write_artifact
-from wrinklefree.models.manifest import Manifest, read_manifest
+from wrinklefree.models.manifest import STATE_DIR, Manifest, read_manifest
 from wrinklefree.models.staging import staged_directory
 from wrinklefree.models.weights import WEIGHTS_NAME
 from wrinklefree.training.metrics import METRICS_NAME
 
-STATE_DIR = "state"
 RNG = "torch_rng"
 # Settings that may differ between an interrupted run and its continuation.
 FREE_SETTINGS = ("out", "resume", "training.eval_every", "training.save_every")

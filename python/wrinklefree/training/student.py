@@ -10,11 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from wrinklefree.configs.config import ModelConfig
 from wrinklefree.errors import UsageError
 from wrinklefree.models.checkpoint import is_artifact, load_artifact
-from wrinklefree.models.manifest import artifact_hash
+from wrinklefree.models.manifest import STATE_DIR, artifact_hash
 from wrinklefree.models.surgery import quant_config_of
 from wrinklefree.models.teacher import load_teacher
 from wrinklefree.training import continuity
-from wrinklefree.training.checkpointing import STATE_DIR
 
 
 @dataclass(frozen=True, slots=True)
