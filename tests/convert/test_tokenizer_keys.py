@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from wrinklefree.convert import pre_tokenizers
 from wrinklefree.convert.tokenizer_gguf import TokenType, tokenizer_keys
+from wrinklefree.engine import pre_tokenizers
 from wrinklefree.errors import FormatError
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
@@ -49,7 +49,7 @@ def digits(*, individual: bool) -> dict[str, Any]:
     ],
 )
 def test_pre_tokenizer_is_found_by_its_rules(given: dict[str, Any], name: str) -> None:
-    assert pre_tokenizers.detect(given) == name
+    assert pre_tokenizers.name_of(given) == name
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_pre_tokenizer_is_found_by_its_rules(given: dict[str, Any], name: str) -
 )
 def test_unknown_rule_is_shown(given: dict[str, Any]) -> None:
     with pytest.raises(FormatError, match="gpt-2, smollm, llama-bpe, qwen2"):
-        pre_tokenizers.detect(given)
+        pre_tokenizers.name_of(given)
 
 
 def test_smollm2(data_dir: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from wrinklefree.convert import pre_tokenizers
 from wrinklefree.convert.hf_source import read_json
+from wrinklefree.engine import pre_tokenizers
 from wrinklefree.errors import FormatError
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
@@ -60,7 +60,7 @@ def tokenizer_keys(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         keys |= _sentencepiece_keys(tokenizer, tokens)
     else:
         keys["tokenizer.ggml.model"] = "gpt2"
-        keys["tokenizer.ggml.pre"] = pre_tokenizers.detect(tokenizer)
+        keys["tokenizer.ggml.pre"] = pre_tokenizers.name_of(tokenizer)
         keys["tokenizer.ggml.merges"] = [" ".join(_pair(merge)) for merge in model["merges"]]
     outside = {name: token_id for name, token_id in special.items() if not 0 <= token_id < rows}
     if outside:

@@ -8,7 +8,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, processors
 
-from wrinklefree.engine.pre_tokenizers import pre_tokenizer
+from wrinklefree.engine.pre_tokenizers import rule_of
 from wrinklefree.errors import FormatError
 
 _PREFIX = "tokenizer.ggml."
@@ -67,18 +67,17 @@ def _byte_level_bpe(metadata: Mapping[str, Any], tokens: Sequence[str]) -> token
         if len(parts) != 2:
             raise FormatError(f"{_PREFIX}merges: {merge[:64]!r} is not two tokens")
         merges.append((parts[0], parts[1]))
-    name = metadata.get(_PREFIX + "pre", "default")
-    rule, ignores_merges = pre_tokenizer(str(name))
+    rule = rule_of(str(metadata.get(_PREFIX + "pre", "default")))
     vocab = {token: index for index, token in enumerate(tokens)}
     try:
-        model = models.BPE(vocab=vocab, merges=merges, ignore_merges=ignores_merges)
+        model = models.BPE(vocab=vocab, merges=merges, ignore_merges=rule.ignores_merges)
     except Exception as error:  # the library raises its base class for an unknown part of a merge
         raise FormatError(f"{_PREFIX}merges: {error}") from error
     tokenizer = tokenizers.Tokenizer(model)
-    tokenizer.pre_tokenizer = rule
+    tokenizer.pre_tokenizer = rule.pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
-    if name == "qwen2":
-        tokenizer.normalizer = normalizers.NFC()
+    if rule.normalizer is not None:
+        tokenizer.normalizer = rule.normalizer
     return tokenizer
 
 

@@ -1,8 +1,14 @@
-"""The pre-tokenizer rules that `tokenizer.ggml.pre` names stand for."""
+"""What `tokenizer.ggml.pre` names stand for: the rule of a name, and the name of a rule."""
 
 from __future__ import annotations
 
-from tokenizers import Regex, pre_tokenizers
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers.normalizers import Normalizer
 from tokenizers.pre_tokenizers import PreTokenizer
 
 from wrinklefree.errors import FormatError, nearest
@@ -21,6 +27,8 @@ _ALIASES = {
     "qwen2": "qwen2",
     "default": "default",
 }
+# The names that wf-convert gives to a rule; llama.cpp knows them all.
+_WRITTEN = ("gpt-2", "smollm", "llama-bpe", "qwen2")
 
 
 def _split(pattern: str) -> PreTokenizer:
@@ -31,32 +39,92 @@ def _byte_level(*, use_regex: bool) -> PreTokenizer:
     return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
 
 
-def pre_tokenizer(name: str) -> tuple[PreTokenizer, bool]:
-    """The rule, and whether words that are tokens themselves skip the merges.
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What happens to a text before byte-level BPE merges.
 
-    "default" is what llama.cpp does for files that name no rule. Raises FormatError for an unknown
-    name.
+    `ignores_merges`: words that are tokens themselves are not merged from their bytes. llama.cpp
+    ties no normalizer to a name; the readers of these files do.
     """
-    rule = _ALIASES.get(name)
-    if rule == "gpt-2":
-        return _byte_level(use_regex=True), False
-    if rule == "smollm":
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        return pre_tokenizers.Sequence([digits, _byte_level(use_regex=True)]), False
-    if rule == "llama-bpe":
-        return pre_tokenizers.Sequence([_split(_LLAMA_3), _byte_level(use_regex=False)]), True
-    if rule == "qwen2":
-        return pre_tokenizers.Sequence([_split(_QWEN_2), _byte_level(use_regex=False)]), False
-    if rule == "default":
-        steps = [
-            _split(r"[\p{P}\$\+<=>\^~\|]+"),
-            _split(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"),
-            _split(r"\p{N}+"),
-            _split(r"[0-9][0-9][0-9]"),
-            _byte_level(use_regex=False),
-        ]
-        return pre_tokenizers.Sequence(steps), False
+
+    pre_tokenizer: PreTokenizer
+    ignores_merges: bool = False
+    normalizer: Normalizer | None = None
+
+
+def rule_of(name: str) -> Rule:
+    """The rule that a name stands for; "default" is what llama.cpp does for files without a name.
+
+    Raises FormatError for an unknown name.
+    """
+    match _ALIASES.get(name):
+        case "gpt-2":
+            return Rule(_byte_level(use_regex=True))
+        case "smollm":
+            digits = pre_tokenizers.Digits(individual_digits=True)
+            return Rule(pre_tokenizers.Sequence([digits, _byte_level(use_regex=True)]))
+        case "llama-bpe":
+            steps = [_split(_LLAMA_3), _byte_level(use_regex=False)]
+            return Rule(pre_tokenizers.Sequence(steps), ignores_merges=True)
+        case "qwen2":
+            steps = [_split(_QWEN_2), _byte_level(use_regex=False)]
+            return Rule(pre_tokenizers.Sequence(steps), normalizer=normalizers.NFC())
+        case "default":
+            steps = [
+                _split(r"[\p{P}\$\+<=>\^~\|]+"),
+                _split(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"),
+                _split(r"\p{N}+"),
+                _split(r"[0-9][0-9][0-9]"),
+                _byte_level(use_regex=False),
+            ]
+            return Rule(pre_tokenizers.Sequence(steps))
     raise FormatError(
         f"pre-tokenizer {name!r} is not supported{nearest(name, _ALIASES)} "
         f"(supported: {', '.join(_ALIASES)})"
     )
+
+
+def name_of(tokenizer: Mapping[str, Any]) -> str:
+    """`tokenizer.ggml.pre` of a byte-level BPE tokenizer.json, from its rules and nothing else.
+
+    Raises FormatError that shows the rule when no name stands for it.
+    """
+    pre = tokenizer.get("pre_tokenizer")
+    ignores_merges = bool(tokenizer["model"].get("ignore_merges", False))
+    normalizer = tokenizer.get("normalizer")
+    for name in _WRITTEN:
+        rule = rule_of(name)
+        known = (_steps(_json(rule.pre_tokenizer)), rule.ignores_merges, _json(rule.normalizer))
+        if (_steps(pre), ignores_merges, normalizer) == known:
+            return name
+    raise FormatError(
+        f"the pre-tokenizer {json.dumps(pre)} (normalizer {json.dumps(normalizer)}, ignore_merges "
+        f"{ignores_merges}) is none of those with a GGUF name: {', '.join(_WRITTEN)}"
+    )
+
+
+def _json(part: PreTokenizer | Normalizer | None) -> Any:
+    """A part as tokenizer.json writes it."""
+    return None if part is None else json.loads(part.__getstate__())
+
+
+def _steps(rule: Mapping[str, Any] | None) -> list[tuple[Any, ...]]:
+    """The rule as a flat list of what changes ids."""
+    if rule is None:
+        return []
+    if rule["type"] == "Sequence":
+        return [step for part in rule["pretokenizers"] for step in _steps(part)]
+    return [_step(rule)]
+
+
+def _step(rule: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A literal pattern and a regex of the same text are different steps."""
+    kind = rule["type"]
+    if kind == "ByteLevel":
+        return (kind, rule.get("add_prefix_space", True), rule.get("use_regex", True))
+    if kind == "Digits":
+        return (kind, rule.get("individual_digits", False))
+    if kind == "Split":
+        ((pattern_kind, pattern),) = rule["pattern"].items()
+        return (kind, pattern_kind, pattern, rule["behavior"], rule.get("invert", False))
+    return (kind, json.dumps(rule))
