@@ -34,10 +34,11 @@ $(VENV)/.packages: pyproject.toml | $(VENV)/.python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" $(BUILD_TOOLS)
 	touch $@
 
+INSTALL := flock build/.lock $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+  --no-build-isolation --editable ".[serve,peers,dev]"
 $(VENV)/.built: $(VENV)/.packages $(NATIVE)
 	@mkdir -p build
-	flock build/.lock $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --no-build-isolation --editable ".[serve,peers,dev]"
+	$(INSTALL)
 	touch $@
 
 CPP_BUILD := cmake -G Ninja -S . -DWF_TESTS=ON -DWF_PYTHON=OFF -DWF_TORCH=OFF -DWF_CUDA=OFF
@@ -66,7 +67,9 @@ bench-kernels: build  ## kernel figures of this machine against torch and llama.
 check-all: lint test test-cpp test-isa  ## everything, slow tests too
 	$(BIN)/python -m pytest -m slow
 
-gpu-check: build  ## the tests that need a CUDA device
+gpu-check: $(VENV)/.packages  ## build with CUDA (needs nvcc), run the tests that need a CUDA device
+	@mkdir -p build
+	$(INSTALL) --config-settings=cmake.define.WF_CUDA=ON
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
 clean:  ## remove builds, demo results and the virtual environment

@@ -3,9 +3,12 @@
 set(WF_CUDA_BUILT OFF)
 if(WF_TORCH AND NOT WF_SANITIZE AND NOT WF_CUDA STREQUAL "OFF" AND EXISTS "${PROJECT_SOURCE_DIR}/csrc/cuda/CMakeLists.txt")
   include(CheckLanguage)
+  if(NOT CMAKE_CUDA_COMPILER)
+    unset(CMAKE_CUDA_COMPILER CACHE)  # a compiler installed since the last configure counts
+  endif()
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
-    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
       set(CMAKE_CUDA_ARCHITECTURES 80-real 89-real 90)
     endif()
     enable_language(CUDA)

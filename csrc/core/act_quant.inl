@@ -6,10 +6,6 @@
 //   infinity is simply larger than every finite number;
 // - adding 1.5 * 2^23 to |v| < 2^22 rounds v half-to-even into the low bits of the sum.
 
-constexpr float kRoundBias = 12582912.0f;  // 1.5 * 2^23
-constexpr std::uint32_t kInfinityBits = 0x7f800000u;
-constexpr float kMinAbsMax = 1e-5f;
-
 inline std::uint32_t float_bits(float value) { return __builtin_bit_cast(std::uint32_t, value); }
 
 inline std::uint32_t absmax_bits(const float* x, std::int64_t k) {

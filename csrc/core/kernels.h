@@ -32,6 +32,11 @@ static constexpr std::int64_t act_stride(std::int64_t k) {
 // int32.
 constexpr std::int64_t kMaxColumns = (1 << 23) - 1;
 
+// Numbers of the quantizers, for CPU and CUDA kernels alike: act_quant.inl says how they are used.
+constexpr float kMinAbsMax = 1e-5f;
+constexpr float kRoundBias = 12582912.0f;  // 1.5 * 2^23
+constexpr std::uint32_t kInfinityBits = 0x7f800000u;
+
 struct KernelTable {
   const char* isa;
 

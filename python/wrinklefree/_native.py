@@ -1,4 +1,4 @@
-"""Loads libwf_ops.so into torch, and remembers why it could not."""
+"""Loads libwf_ops.so and libwf_ops_cuda.so into torch, and remembers why it could not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import wrinklefree
 
 LIBRARY = "libwf_ops.so"
-_failure: str | None = None
+CUDA_LIBRARY = "libwf_ops_cuda.so"
 
 
 def _find(name: str) -> Path | None:
@@ -21,10 +21,10 @@ def _find(name: str) -> Path | None:
     return None
 
 
-def _load() -> str | None:
-    path = _find(LIBRARY)
+def _load(name: str, why_missing: str) -> str | None:
+    path = _find(name)
     if path is None:
-        return f"{LIBRARY} was not built (WF_TORCH=OFF, or no torch headers at build time)"
+        return f"{name} was not built ({why_missing})"
     try:
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     except OSError as error:
@@ -32,7 +32,15 @@ def _load() -> str | None:
     return None
 
 
-_failure = _load()
+def _load_cuda() -> str | None:
+    # A torch with CUDA has the symbols even where there is no device; one without lacks them.
+    if torch.version.cuda is None and _find(CUDA_LIBRARY) is not None:
+        return "built, not loaded: this torch has no CUDA"
+    return _load(CUDA_LIBRARY, "WF_CUDA=OFF, or no nvcc at build time")
+
+
+_failure = _load(LIBRARY, "WF_TORCH=OFF, or no torch headers at build time")
+_cuda_failure = _load_cuda() if _failure is None else _failure
 
 
 def require() -> None:
@@ -43,4 +51,4 @@ def require() -> None:
 
 def status() -> dict[str, str]:
     """For `wf doctor`: whether the ops are loaded, and why not."""
-    return {"torch ops": "loaded" if _failure is None else _failure}
+    return {"torch ops": _failure or "loaded", "CUDA kernels": _cuda_failure or "loaded"}
