@@ -56,7 +56,7 @@ def main(tiny: bool, work: Path | None, dry_run: bool) -> None:
         return
 
     work.mkdir(parents=True, exist_ok=True)
-    chain = Chain(work, console)
+    chain = Chain(work, console, num_steps=len(first) + len(steps))
     chain.run(first)
     data = task.stories() if tiny else task.topics(work / "download")
     sizes = task.write(data, settings, work / teacher, work / "task")
@@ -115,7 +115,11 @@ def train_steps(settings: recipe.Recipe, teacher: str) -> list[Step]:
             *("distillation", "stage3_distill", "runs/s2", "student", *choices, sft_teacher),
             loop=settings.distill,
         ),
-        train("plain BitNet-SFT", "bitnet_sft", teacher, "bitnet", *choices, loop=settings.bitnet),
+        # From the same float model and for as many steps as the student: else a straw man.
+        train(
+            *("plain BitNet-SFT", "bitnet_sft", "runs/sft", "bitnet", *choices),
+            loop=settings.bitnet,
+        ),
         convert("student to GGUF", "runs/student", STUDENT, "gguf", "--type", "auto"),
     ]
 
@@ -123,8 +127,10 @@ def train_steps(settings: recipe.Recipe, teacher: str) -> list[Step]:
 def eval_steps(settings: recipe.Recipe) -> list[Step]:
     """Accuracy and perplexity of teacher, baseline and student."""
     task_data = ("--tasks", "task/val.jsonl", "--train", "task/train.jsonl", "--json")
-    windows = str(settings.perplexity_windows)
-    text_data = ("--tasks", "ppl", "--data", "task/val_text.jsonl", "--limit", windows, "--json")
+    text_data = (
+        *("--tasks", "ppl", "--data", "task/val_text.jsonl", "--json"),
+        *("--limit", str(settings.perplexity_windows), "--context", str(settings.row_tokens)),
+    )
     models = {"teacher": "runs/sft", "bitnet": "runs/bitnet", "student": STUDENT}
     return [
         Step(f"{kind} of {name}", ("wf-eval", model, *data), f"{name}-{kind}.json")
@@ -156,7 +162,7 @@ def result_rows(work: Path, speeds: dict[str, float], gguf: Path | None) -> list
     rows = [
         table.Row("majority", accuracy(baselines["majority"])),
         table.Row("bag of words", accuracy(baselines["bag_of_words"])),
-        model("teacher (float)", "teacher", (work / "runs/sft/model.safetensors").stat().st_size),
+        model("teacher (float32)", "teacher", (work / "runs/sft/model.safetensors").stat().st_size),
         model("plain BitNet-SFT", "bitnet"),
         model("student (ternary)", "student", (work / STUDENT).stat().st_size),
     ]

@@ -56,15 +56,16 @@ SMOLLM2 = Recipe(
     calibration=("calibration_batches=8", "batch_size=4"),
     sft=("steps=48", "batch_size=16", "lr=2e-4", *SCHEDULE, *FROZEN),
     layerwise=(
-        *("steps=60", "batch_size=16", "lr=1.5e-3", *SCHEDULE),
-        *("kd_weight=0", "layerwise_weight=1"),
+        *("steps=32", "batch_size=16", "lr=2e-4", *SCHEDULE, *FROZEN),
+        *("calibration_rows=256", "kd_weight=.1", "kd_tau=2", "layerwise_weight=1"),
     ),
-    pretrain=("steps=8", "batch_size=8", "lr=2e-4", *SCHEDULE),
+    pretrain=("steps=12", "batch_size=8", "lr=2e-4", *SCHEDULE, *FROZEN),
     distill=(
-        *("steps=48", "batch_size=16", "lr=5e-4", *SCHEDULE, *FROZEN),
-        *("kd_weight=10", "kd_tau=2", "gamma=10"),
+        *("steps=28", "batch_size=16", "lr=2e-4", *SCHEDULE, *FROZEN),
+        *("kd_weight=2", "kd_tau=2", "gamma=500", "cache_teacher=false"),
     ),
-    bitnet=("steps=48", "batch_size=16", "lr=5e-4", *SCHEDULE),
+    # As many steps as the three stages of the student together.
+    bitnet=("steps=72", "batch_size=16", "lr=5e-4", *SCHEDULE, *FROZEN),
 )
 
 TINY = Recipe(
@@ -77,11 +78,11 @@ TINY = Recipe(
     perplexity_windows=8,
     calibration=("calibration_batches=4", "batch_size=4"),
     sft=("steps=12", "batch_size=8", "lr=1e-3", *SCHEDULE),
-    layerwise=("steps=12", "batch_size=8", "lr=2e-3", *SCHEDULE),
+    layerwise=("steps=12", "batch_size=8", "lr=2e-3", *SCHEDULE, "calibration_rows=64"),
     pretrain=("steps=12", "batch_size=8", "lr=2e-3", *SCHEDULE),
     distill=(
         *("steps=12", "batch_size=8", "lr=1e-3", *SCHEDULE),
         *("kd_weight=1", "kd_tau=2", "gamma=10", "split_heads=8"),
     ),
-    bitnet=("steps=12", "batch_size=8", "lr=1e-3", *SCHEDULE),
+    bitnet=("steps=36", "batch_size=8", "lr=1e-3", *SCHEDULE),
 )

@@ -32,8 +32,10 @@ class Chain:
     before. A step that was interrupted runs again; wf-train then continues from its checkpoint.
     """
 
-    def __init__(self, work: Path, console: Console) -> None:
+    def __init__(self, work: Path, console: Console, *, num_steps: int) -> None:
         self._work = work
+        self._num_steps = num_steps
+        self._number = 0
         self._console = console
         self._log = work / "done.json"
         self._done: dict[str, str] = json.loads(self._log.read_text()) if self._log.exists() else {}
@@ -41,10 +43,11 @@ class Chain:
 
     def run(self, steps: Sequence[Step]) -> None:
         """Run what is not done yet. Raises WrinklefreeError when a command fails."""
-        for number, step in enumerate(steps, 1):
+        for step in steps:
+            self._number += 1
             self._history.update(repr(step).encode())
             key = self._history.hexdigest()
-            label = f"[{number}/{len(steps)}] {step.title}"
+            label = f"[{self._number}/{self._num_steps}] {step.title}"
             if self._done.get(step.title) == key:
                 self._console.print(f"{label}: done before", style="dim")
                 continue

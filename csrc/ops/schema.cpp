@@ -20,4 +20,8 @@ STABLE_TORCH_LIBRARY(wrinklefree, m) {
   m.def("fake_quant_ternary(Tensor w, float lam) -> Tensor");
   // x + lam * (Q(x) - x), token by token.
   m.def("fake_quant_act(Tensor x, float lam) -> Tensor");
+  // GPTQ: weights [N, K] as they were when rounded, and codes int8 [N, K]; spread [K, K] is upper.
+  m.def(
+      "gptq_round(Tensor w, Tensor spread, float threshold, float level)"
+      " -> (Tensor unrounded, Tensor codes)");
 }

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from wrinklefree import _native
+from wrinklefree import _native, reference
 
 _native.require()
 _ops: Any = torch.ops.wrinklefree
@@ -151,9 +151,33 @@ def _(x: torch.Tensor, lam: float) -> torch.Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
+def gptq_round(
+    w: torch.Tensor, spread: torch.Tensor, threshold: float, level: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ternary codes int8 [N, K] of w by GPTQ, and w as it was when each column was rounded.
+
+    A value v gets the code sign(v) * (|v| > threshold) and leaves the error v - level * code, which
+    spread [K, K], the upper Cholesky factor of the inverse Hessian, hands on to later columns.
+    """
+    unrounded, codes = _ops.gptq_round(w, spread, threshold, level)
+    return unrounded, codes
+
+
+@torch.library.register_fake("wrinklefree::gptq_round")
+def _(
+    w: torch.Tensor, spread: torch.Tensor, threshold: float, level: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return (
+        torch.empty(w.shape, dtype=torch.float32, device=w.device),
+        torch.empty(w.shape, dtype=torch.int8, device=w.device),
+    )
+
+
 def _straight_through(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
     return grad, None
 
 
-for _name in ("fake_quant_ternary", "fake_quant_act"):
-    torch.library.register_autograd(f"wrinklefree::{_name}", _straight_through)
+for _meaning in (reference.fake_quant_ternary, reference.fake_quant_act):
+    _name = f"wrinklefree::{_meaning.__name__}"
+    torch.library.register_autograd(_name, _straight_through)
+    torch.library.impl(_name, "CUDA", _meaning)

@@ -53,3 +53,15 @@ def fake_quant_act(x: torch.Tensor, lam: float) -> torch.Tensor:
     q, scale = quantize_act_int8(x)
     quantized = q.to(torch.float32) * scale[..., None]
     return (quantized if lam == 1.0 else x.float() + lam * (quantized - x.float())).to(x.dtype)
+
+
+def gptq_round(
+    w: torch.Tensor, spread: torch.Tensor, threshold: float, level: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """arXiv 2210.17323, algorithm 1, one column at a time: weights when rounded, and codes."""
+    w, codes = w.float().clone(), torch.zeros(w.shape, dtype=torch.int8)
+    for j in range(w.shape[1]):
+        codes[:, j] = torch.where(w[:, j].abs() > threshold, w[:, j].sign(), 0.0).to(torch.int8)
+        error = (w[:, j] - level * codes[:, j]) / spread[j, j]
+        w[:, j + 1 :] -= error[:, None] * spread[j, j + 1 :]
+    return w, codes

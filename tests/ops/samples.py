@@ -16,6 +16,7 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
     scale = torch.tensor(0.25)
     packed = torch.ops.wrinklefree.pack_ternary(codes, scale, "t2")
     q = torch.randint(-127, 128, (3, 33), generator=generator, dtype=torch.int8)
+    spread = torch.eye(33) + 0.1 * torch.randn(33, 33, generator=generator).triu()
     return {
         "quantize_act_int8": [(x,), (x[:0],), (x.reshape(5, 1, 33),)],
         "ternary_quantize": [(w,)],
@@ -25,4 +26,5 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         "ternary_matmul_int32": [(q, packed, 7)],
         "fake_quant_ternary": [(w.clone().requires_grad_(), 0.5), (w, 1.0)],
         "fake_quant_act": [(x.clone().requires_grad_(), 0.5), (x, 1.0)],
+        "gptq_round": [(w, spread, 0.6, 1.2), (w[:1], spread, 0.6, 1.2)],
     }

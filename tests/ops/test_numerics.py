@@ -168,3 +168,27 @@ def test_a_bad_isa_is_an_exception_that_lists_what_is_there() -> None:
     assert result.returncode == 1
     assert "avx3" in result.stderr
     assert "scalar" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (7, 33), (19, 130)])
+def test_gptq_rounds_as_the_reference(n: int, k: int) -> None:
+    w, x = random_x(n, k), random_x(4 * k, k, seed=1)
+    hessian = x.T @ x + torch.eye(k)
+    spread = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True)
+    unrounded, codes = ops.gptq_round(w, spread, 0.6, 1.2)
+    expected_unrounded, expected_codes = reference.gptq_round(w, spread, 0.6, 1.2)
+    assert torch.equal(codes, expected_codes)
+    assert torch.equal(unrounded, expected_unrounded)
+
+
+def test_gptq_without_correlation_rounds_each_weight() -> None:
+    w = random_x(9, 40)
+    unrounded, codes = ops.gptq_round(w, torch.eye(40), 0.6, 1.2)
+    assert torch.equal(unrounded, w)
+    assert torch.equal(codes, ((w.abs() > 0.6) * w.sign()).to(torch.int8))
+
+
+@pytest.mark.parametrize("spread", [torch.eye(4), torch.ones(5)])
+def test_gptq_refuses_a_factor_of_another_size(spread: torch.Tensor) -> None:
+    with pytest.raises(RuntimeError, match="expected spread"):
+        ops.gptq_round(torch.ones(2, 5), spread, 0.6, 1.2)

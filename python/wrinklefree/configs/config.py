@@ -87,6 +87,9 @@ class GradientConfig:
     max_grad_norm: float = knob(1.0, "gradient norm is clipped to this", low=1e-9)
     freeze: tuple[Literal["embed", "norms"], ...] = knob((), "parameters that stay as they are")
 
+    calibration_rows: int = knob(
+        0, "rows on which master weights are solved for lambda 1 before the first step", low=0
+    )
     lambda_ramp: float = knob(
         0.0, "share of the steps in which lambda rises linearly to 1", low=0.0, high=1.0
     )

@@ -1,6 +1,6 @@
 """Evaluation in torch: artifacts (at any lambda) and plain Hugging Face directories.
 
-Shapes: ids_BL are token ids [B, L], hidden_BLD the last hidden states, logits_BTV [B, T, vocab].
+Shapes: ids_BL are token ids [B, L], hidden_BLD the last hidden states, logits_BTV [B, T, V].
 """
 
 from __future__ import annotations
@@ -49,33 +49,44 @@ class TorchBackend:
         return list(encoded["input_ids"])
 
     def score(self, questions: Sequence[Question]) -> list[list[float]]:
-        """Rows of equal length share a batch, so nothing is padded and no mask is needed."""
+        """Rows of equal length share a batch, so nothing is padded and no mask is needed.
+
+        The last token of a choice is only scored, never read: choices of one token share a row.
+        """
         scores = [[0.0] * len(question.choices) for question in questions]
-        by_shape: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        by_shape: dict[tuple[int, int], dict[tuple[int, ...], list[tuple[int, int]]]]
+        by_shape = defaultdict(lambda: defaultdict(list))
         for number, question in enumerate(questions):
             for index, choice in enumerate(question.choices):
-                by_shape[len(question.prompt), len(choice)].append((number, index))
-        for (_, num_scored), places in sorted(by_shape.items()):
-            for start in range(0, len(places), self._batch):
-                part = places[start : start + self._batch]
-                rows = [questions[n].prompt + questions[n].choices[i] for n, i in part]
-                sums = self._logprobs(torch.tensor(rows), num_scored).sum(-1)
-                for (number, index), total in zip(part, sums.tolist(), strict=True):
-                    scores[number][index] = total
+                row = (*question.prompt, *choice[:-1])
+                by_shape[len(row), len(choice)][row].append((number, index))
+        for (_, num_scored), places_of in sorted(by_shape.items(), key=lambda item: item[0]):
+            rows = list(places_of)
+            for start in range(0, len(rows), self._batch):
+                part = rows[start : start + self._batch]
+                logits_BTV = self._logits(torch.tensor(part), num_scored)
+                for row, logits_TV in zip(part, logits_BTV, strict=True):
+                    for number, index in places_of[row]:
+                        targets_T = torch.tensor(questions[number].choices[index])
+                        scores[number][index] = float(_picked(logits_TV, targets_T).sum())
         return scores
 
     def logprobs(self, ids: Sequence[int]) -> np.ndarray:
-        array: np.ndarray = self._logprobs(torch.tensor([list(ids)]), len(ids) - 1)[0].numpy()
+        tokens_L = torch.tensor(list(ids))
+        logits_TV = self._logits(tokens_L[None, :-1], len(tokens_L) - 1)[0]
+        array: np.ndarray = _picked(logits_TV, tokens_L[1:]).numpy()
         return array
 
     @torch.inference_mode()
-    def _logprobs(self, ids_BL: torch.Tensor, num_scored: int) -> torch.Tensor:
-        """Log-probabilities [B, num_scored] of the last tokens of each row, in float64."""
+    def _logits(self, ids_BL: torch.Tensor, num_scored: int) -> torch.Tensor:
+        """Logits [B, num_scored, vocab] after the last tokens of each row."""
         hidden_BLD = self._model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
         # The head is as large as the rest of a small model: only the scored positions need it.
-        logits_BTV: torch.Tensor = self._model.get_output_embeddings()(
-            hidden_BLD[:, -num_scored - 1 : -1]
-        )
-        targets = ids_BL[:, -num_scored:].unsqueeze(-1)
-        picked = logits_BTV.gather(-1, targets).squeeze(-1).double()
-        return picked - logits_BTV.logsumexp(-1).double()
+        logits_BTV: torch.Tensor = self._model.get_output_embeddings()(hidden_BLD[:, -num_scored:])
+        return logits_BTV
+
+
+def _picked(logits_TV: torch.Tensor, targets_T: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities [T] of the targets, in float64."""
+    chosen_T = logits_TV.gather(-1, targets_T[:, None])[:, 0].double()
+    return chosen_T - logits_TV.logsumexp(-1).double()

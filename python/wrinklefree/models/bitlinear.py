@@ -9,22 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from wrinklefree import ops
 from wrinklefree.models.blend import Blend
 from wrinklefree.models.subln import SubLN
 
 MIN_SCALE = 1e-5
-
-
-def fake_quant_ternary(w: torch.Tensor, lam: float) -> torch.Tensor:
-    scale = w.abs().mean(dtype=torch.float64).to(torch.float32).clamp_min(MIN_SCALE)
-    quantized = torch.clamp(torch.round(w * (1.0 / scale)), -1, 1) * scale
-    return w + (lam * (quantized - w)).detach()
-
-
-def fake_quant_act(x: torch.Tensor, lam: float) -> torch.Tensor:
-    absmax = x.abs().amax(-1, keepdim=True).clamp_min(MIN_SCALE)
-    quantized = torch.clamp(torch.round(x * (127.0 / absmax)), -128, 127) * (absmax / 127.0)
-    return x + (lam * (quantized - x)).detach()
 
 
 class BitLinear(nn.Linear):
@@ -77,8 +66,8 @@ class BitLinear(nn.Linear):
         lam = self.blend.lam
         if lam == 0.0:
             return F.linear(x_BLK, self.weight, self.bias)
-        w_NK = fake_quant_ternary(self.weight, lam)
-        return F.linear(fake_quant_act(x_BLK, lam), w_NK, self.bias)
+        w_NK = ops.fake_quant_ternary(self.weight, lam).to(self.weight.dtype)
+        return F.linear(ops.fake_quant_act(x_BLK, lam), w_NK, self.bias)
 
     @property
     def scale(self) -> float:

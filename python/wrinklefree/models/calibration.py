@@ -81,15 +81,19 @@ def _gain(method: CalibrationMethod, x_TK: torch.Tensor, y_TK: torch.Tensor) -> 
     """Gain [K] or a scalar."""
     if method == "unit":
         return torch.ones(())
+    if method == "least_squares":
+        return least_squares_gain(x_TK, y_TK)
     rms_T = x_TK.double().square().mean(-1).sqrt()
-    if method == "mean_rms":
-        return rms_T.mean()
-    if method == "median_rms":
-        return rms_T.median()
-    ridge = RIDGE * len(rms_T)
+    return rms_T.mean() if method == "mean_rms" else rms_T.median()
+
+
+def least_squares_gain(x_TK: torch.Tensor, y_TK: torch.Tensor) -> torch.Tensor:
+    """Gain [K] with which the normed input y is nearest to x; see `calibrate_subln_`."""
+    median = x_TK.double().square().mean(-1).sqrt().median()
+    ridge = RIDGE * len(x_TK)
     xy_K = (x_TK * y_TK).sum(0, dtype=torch.float64)
     yy_K = y_TK.square().sum(0, dtype=torch.float64)
-    return (xy_K + ridge * rms_T.median()) / (yy_K + ridge)
+    return (xy_K + ridge * median) / (yy_K + ridge)
 
 
 def _relative_error(x: torch.Tensor, approximation: torch.Tensor) -> float:

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wrinklefree.configs.config import DataConfig, GradientConfig, RunConfig
-from wrinklefree.data.loader import Loader
+from wrinklefree.data.loader import Loader, collate
 from wrinklefree.data.packing import TokenRows, tokenize
 from wrinklefree.data.sources import read_records
 from wrinklefree.errors import UsageError
-from wrinklefree.models.surgery import get_lambda, quant_config_of
+from wrinklefree.models.surgery import get_lambda, quant_config_of, set_lambda
 from wrinklefree.models.teacher import load_teacher
+from wrinklefree.models.weight_calibration import calibrate_weights_
 from wrinklefree.training import checkpointing
 from wrinklefree.training.evaluation import Evaluation
 from wrinklefree.training.interrupt import StopRequest
@@ -33,6 +34,7 @@ from wrinklefree.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+CALIBRATION_LINES = 6  # how often the calibration of weights reports
 TEACHER_CACHE_DIR = "teacher-cache"  # beside `out`, shared by the runs there
 
 
@@ -89,6 +91,10 @@ def train(config: RunConfig, student: Student) -> Path:
 
     model, out = student.model, Path(config.out)
     is_ternary = quant_config_of(model) is not None
+    if training.calibration_rows > 0:
+        set_lambda(model, 1.0)
+        if progress is None:
+            _calibrate_weights(model, training, rows.train)
     ramp = lambda_ramp(training, total_steps, start=get_lambda(model)) if is_ternary else None
     if progress is not None:
         log.info("continuing %s at step %d of %d", out, progress.step, total_steps)
@@ -125,6 +131,27 @@ def train(config: RunConfig, student: Student) -> Path:
     return out
 
 
+def _calibrate_weights(model: PreTrainedModel, training: GradientConfig, rows: TokenRows) -> None:
+    """Solve the master weights for the deployed numbers, on the last rows of the data."""
+    teacher, _ = load_teacher(_teacher_path(training), revision=training.teacher_revision)
+    num_layers = int(model.config.num_hidden_layers)
+    batch = collate(rows, tuple(range(max(0, len(rows) - training.calibration_rows), len(rows))))
+
+    def tell(layers: int) -> None:
+        if layers % math.ceil(num_layers / CALIBRATION_LINES) == 0 or layers == num_layers:
+            log.info("solved the ternary weights of %d/%d layers", layers, num_layers)
+
+    calibrate_weights_(model, teacher, batch.tokens_BL, batch.is_token_BL, progress=tell)
+
+
+def _teacher_path(training: GradientConfig) -> str:
+    if training.teacher is None:
+        raise UsageError(
+            f"{training.stage} distils from a teacher; give training.teacher=DIR (a float model)"
+        )
+    return training.teacher
+
+
 def _open_teacher(
     config: RunConfig,
     student: Student,
@@ -136,11 +163,7 @@ def _open_teacher(
     assert isinstance(training, GradientConfig)
     if not objective.needs_teacher:
         return None
-    if training.teacher is None:
-        raise UsageError(
-            f"{training.stage} distils from a teacher; give training.teacher=DIR (a float model)"
-        )
-    model, _ = load_teacher(training.teacher, revision=training.teacher_revision)
+    model, _ = load_teacher(_teacher_path(training), revision=training.teacher_revision)
     teacher = Teacher(model, objective, student=student.model, precision=precision)
     if not training.cache_teacher:
         return teacher
