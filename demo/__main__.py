@@ -167,9 +167,9 @@ def result_rows(work: Path, speeds: dict[str, float], gguf: Path | None) -> list
         model("student (ternary)", "student", (work / STUDENT).stat().st_size),
     ]
     if gguf is not None:
-        title = f"{gguf.stem} in llama.cpp"
         size = gguf.stat().st_size
-        rows.append(table.Row(title, num_bytes=size, tokens_per_s=speeds.get("llama.cpp")))
+        original = table.Row("its file in llama.cpp", None, None, size, speeds.get("llama.cpp"))
+        rows.insert(3, original)
     return rows
 
 

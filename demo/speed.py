@@ -38,21 +38,18 @@ def torch_runner(name: str, directory: Path, dtype_name: str) -> Runner:
     """The float teacher in PyTorch, with its key-value cache."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype_name)).eval()
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype_name))
     prompt = tokenizer(PROMPT, return_tensors="pt").input_ids
 
-    @torch.inference_mode()
-    def decode() -> float:
-        output = model(prompt, use_cache=True)
-        start = time.perf_counter()
-        for _ in range(TOKENS):
-            token = output.logits[:, -1:].argmax(-1)
-            output = model(token, past_key_values=output.past_key_values, use_cache=True)
-        return TOKENS / (time.perf_counter() - start)
+    def generate(tokens: int) -> int:
+        output = model.generate(prompt, do_sample=False, max_new_tokens=tokens)
+        return int(output.shape[1] - prompt.shape[1])
 
-    return Runner(name, decode)
+    return Runner(name, lambda: _decode_speed(generate))
 
 
 def llama_cpp_runner(name: str, gguf: Path, threads: int) -> Runner:
@@ -83,12 +80,16 @@ def engine_runner(name: str, model: Path, threads: int) -> Runner:
     greedy = SamplingParams(temperature=0.0)
     prompt = llm.tokenizer.encode(PROMPT)
 
-    def decode() -> float:
-        # Two calls of the public API that differ only in decoded tokens leave the prompt out.
-        start = time.perf_counter()
-        llm.generate(prompt, max_tokens=1, sampling=greedy)
-        middle = time.perf_counter()
-        tokens = len(llm.generate(prompt, max_tokens=TOKENS + 1, sampling=greedy).token_ids) - 1
-        return tokens / max(time.perf_counter() - middle - (middle - start), 1e-9)
+    def generate(tokens: int) -> int:
+        return len(llm.generate(prompt, max_tokens=tokens, sampling=greedy).token_ids)
 
-    return Runner(name, decode)
+    return Runner(name, lambda: _decode_speed(generate))
+
+
+def _decode_speed(generate: Callable[[int], int]) -> float:
+    """Tokens/s of decoding alone: two calls that differ only in decoded tokens."""
+    start = time.perf_counter()
+    generate(1)
+    middle = time.perf_counter()
+    tokens = generate(TOKENS + 1) - 1
+    return tokens / max(time.perf_counter() - middle - (middle - start), 1e-9)

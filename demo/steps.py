@@ -7,6 +7,7 @@ import json
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,9 @@ class Chain:
                 continue
             self._console.print(label, style="bold", highlight=False)
             self._console.print(f"    {shlex.join(step.command)}", style="dim", highlight=False)
+            started = time.monotonic()
             self._execute(step)
+            self._console.print(f"    {time.monotonic() - started:.0f} s", style="dim")
             self._done[step.title] = key
             self._log.write_text(json.dumps(self._done, indent=1))
 
