@@ -13,6 +13,7 @@ from wrinklefree.data.loader import Batch, collate
 from wrinklefree.data.packing import tokenize
 from wrinklefree.data.sources import TextRecord
 from wrinklefree.models.checkpoint import load_artifact
+from wrinklefree.models.manifest import read_manifest
 from wrinklefree.training.finite import NonFiniteError, check_gradients, check_loss
 from wrinklefree.training.objective import Objective, build_objective
 
@@ -63,17 +64,17 @@ def test_a_diverging_run_keeps_its_last_checkpoint(
         values = original(self, *args)  # type: ignore[arg-type]
         return {n: v * torch.nan for n, v in values.items()} if len(calls) > 5 else values
 
+    command = (
+        *("bitnet_sft", tmp_path / "o", f"model.path={random_models['llama']}"),
+        *(f"data.path={corpus}", "training.steps=9", "training.save_every=4"),
+    )
     monkeypatch.setattr(Objective, "terms", terms)
     with pytest.raises(NonFiniteError, match="step 5"):
-        run(
-            "bitnet_sft",
-            tmp_path / "o",
-            f"model.path={random_models['llama']}",
-            f"data.path={corpus}",
-            "training.steps=9",
-            "training.save_every=4",
-        )
-    assert load_artifact(tmp_path / "o").manifest.metrics["steps"] == 4
+        run(*command)
+    assert read_manifest(tmp_path / "o").metrics["steps"] == 4
+
+    monkeypatch.undo()
+    assert load_artifact(run(*command)).manifest.metrics["steps"] == 9
 
 
 def test_objective_errors_name_what_is_allowed(model: LlamaForCausalLM) -> None:
