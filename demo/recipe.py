@@ -54,7 +54,7 @@ SMOLLM2 = Recipe(
     held_out=500,
     perplexity_windows=40,
     calibration=("calibration_batches=8", "batch_size=4"),
-    sft=("steps=36", "batch_size=16", "lr=2e-4", *SCHEDULE, *FROZEN),
+    sft=("steps=48", "batch_size=16", "lr=2e-4", *SCHEDULE, *FROZEN),
     layerwise=(
         *("steps=24", "batch_size=16", "lr=2e-4", *SCHEDULE, *FROZEN),
         *("calibration_rows=256", "kd_weight=.1", "kd_tau=2", "layerwise_weight=1"),

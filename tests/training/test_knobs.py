@@ -46,6 +46,7 @@ CHANGES = {
     "beta2": "0.9",
     "max_grad_norm": "0.01",
     "freeze": "[embed]",
+    "calibration_rows": "4",
     "lambda_ramp": "0",
     "ce_weight": "0.5",
     "kd_weight": "3",
