@@ -54,18 +54,18 @@ SMOLLM2 = Recipe(
     held_out=500,
     perplexity_windows=40,
     calibration=("calibration_batches=8", "batch_size=4"),
-    sft=("steps=48", "batch_size=16", "lr=2e-4", *SCHEDULE, *FROZEN),
+    sft=("steps=40", "batch_size=16", "lr=2e-4", *SCHEDULE, *FROZEN),
     layerwise=(
         *("steps=24", "batch_size=16", "lr=2e-4", *SCHEDULE, *FROZEN),
         *("calibration_rows=256", "kd_weight=.1", "kd_tau=2", "layerwise_weight=1"),
     ),
-    pretrain=("steps=8", "batch_size=8", "lr=2e-4", *SCHEDULE, *FROZEN),
+    pretrain=("steps=4", "batch_size=8", "lr=2e-4", *SCHEDULE, *FROZEN),
     distill=(
-        *("steps=24", "batch_size=16", "lr=2e-4", *SCHEDULE, *FROZEN),
+        *("steps=32", "batch_size=16", "lr=2e-4", *SCHEDULE, *FROZEN),
         *("kd_weight=2", "kd_tau=2", "gamma=500", "cache_teacher=false"),
     ),
     # As many steps as the three stages of the student together.
-    bitnet=("steps=56", "batch_size=16", "lr=5e-4", *SCHEDULE, *FROZEN),
+    bitnet=("steps=60", "batch_size=16", "lr=5e-4", *SCHEDULE, *FROZEN),
 )
 
 TINY = Recipe(

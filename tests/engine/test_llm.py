@@ -67,7 +67,7 @@ def test_generated_logprobs_are_those_of_scoring(llm: LLM) -> None:
 
 def test_scores_share_the_prompt_but_not_each_other(llm: LLM) -> None:
     prompt = llm.tokenizer.encode(OPENING)
-    continuations = [[403, 407], [5], [], [261, 378, 9]]
+    continuations = [[403, 407], [5], [], [261, 378, 9], [6], [403, 9]]
     together = llm.score(prompt, continuations)
     assert together == [llm.score(prompt, [continuation])[0] for continuation in continuations]
     assert not together[1].is_greedy

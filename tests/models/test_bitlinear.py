@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from wrinklefree.models import BitLinear
+from wrinklefree.models import BitLinear, quantized_once
 from wrinklefree.models.blend import Blend
 
 
@@ -63,6 +63,17 @@ def test_codes_and_scale_are_the_deployed_weight() -> None:
     assert set(codes.unique().tolist()) == {-1, 0, 1}
     deployed = layer.scale * codes.double()
     torch.testing.assert_close(deployed, weight_formula(layer.weight), atol=1e-7, rtol=1e-6)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+def test_weights_quantized_once_give_the_same_bits_and_are_released(lam: float) -> None:
+    layer, x = make_layer(lam), torch.randn(4, 23)
+    expected = layer(x)
+    with quantized_once(layer):
+        assert torch.equal(layer(x), expected)
+    with torch.no_grad():
+        layer.weight.neg_()
+    assert not torch.equal(layer(x), expected)
 
 
 def test_all_zero_weights_have_the_floor_as_scale() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -119,23 +120,34 @@ class LLM:
         shared = len(prompt_ids) - 1
         if shared:
             self._step(_engine.StepItem(sequence, list(prompt_ids[:-1])))
-        scores = []
-        for continuation in continuations:
+        # The last token of a continuation is scored, never read: those that differ only there
+        # share a pass.
+        groups: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, continuation in enumerate(continuations):
+            if continuation:
+                groups[tuple(continuation[:-1])].append(index)
+        totals, is_greedy = [0.0] * len(continuations), [True] * len(continuations)
+        for read, members in groups.items():
             sequence.truncate(shared)
-            ids = [prompt_ids[-1], *continuation]
-            total, is_greedy = 0.0, True
-            for targets, logits in self._logit_blocks(sequence, ids[:-1], ids[1:]):
-                total += float(_target_logprobs(logits, targets).sum())
-                is_greedy &= bool((logits.argmax(axis=1) == targets).all())
-            scores.append(Score(total, len(continuation), is_greedy))
-        return scores
+            targets = np.array([continuations[index] for index in members])
+            for block, logits in self._logit_blocks(sequence, [prompt_ids[-1], *read]):
+                best = logits.argmax(axis=1)
+                logprobs = _target_logprobs(logits, targets[:, block])
+                for index, goals, row in zip(members, targets[:, block], logprobs, strict=True):
+                    totals[index] += float(row.sum())
+                    is_greedy[index] &= bool((best == goals).all())
+        return [
+            Score(total, len(continuation), greedy)
+            for total, continuation, greedy in zip(totals, continuations, is_greedy, strict=True)
+        ]
 
     def logprobs(self, token_ids: Sequence[int]) -> NDArray[np.float64]:
         """[T-1]: log p(token[t+1] | token[..t]) in nats."""
         sequence = self._sequence(max(len(token_ids), 1))
+        targets = np.array([token_ids[1:]], dtype=np.int64)
         blocks = [
-            _target_logprobs(logits, targets)
-            for targets, logits in self._logit_blocks(sequence, token_ids[:-1], token_ids[1:])
+            _target_logprobs(logits, targets[:, block])[0]
+            for block, logits in self._logit_blocks(sequence, token_ids[:-1])
         ]
         return np.concatenate(blocks) if blocks else np.empty(0)
 
@@ -181,13 +193,13 @@ class LLM:
             raise UsageError(str(error)) from error
 
     def _logit_blocks(
-        self, sequence: _engine.Sequence, inputs: Sequence[int], targets: Sequence[int]
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Appends `inputs`; yields (targets, logits [rows, V]), a bounded number of rows each."""
+        self, sequence: _engine.Sequence, inputs: Sequence[int]
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Appends `inputs`; yields (their slice, logits [rows, V]), a bounded number at a time."""
         for start in range(0, len(inputs), _LOGIT_ROWS):
-            block = slice(start, start + _LOGIT_ROWS)
+            block = slice(start, min(start + _LOGIT_ROWS, len(inputs)))
             output = self._step(_engine.StepItem(sequence, list(inputs[block]), None, "all"))
-            yield np.asarray(targets[block], dtype=np.int64), output.logits
+            yield block, output.logits
 
 
 class _Generation:
@@ -271,9 +283,9 @@ class _Generation:
 def _target_logprobs(
     logits: NDArray[np.float32], targets: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """log softmax of each row at its target; sums in float64."""
-    shift = logits.max(axis=1, keepdims=True)
-    totals = np.log(np.exp(logits - shift).sum(axis=1, dtype=np.float64))
-    chosen = np.take_along_axis(logits - shift, targets[:, None], axis=1)[:, 0]
+    """log softmax of logits [T, V] at targets [C, T]; sums in float64."""
+    shift = logits.max(axis=1)
+    totals = np.log(np.exp(logits - shift[:, None]).sum(axis=1, dtype=np.float64))
+    chosen = logits[np.arange(len(logits)), targets] - shift
     logprobs: NDArray[np.float64] = chosen.astype(np.float64) - totals
     return logprobs

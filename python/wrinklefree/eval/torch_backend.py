@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from wrinklefree.errors import UsageError
 from wrinklefree.eval.backend import Question
-from wrinklefree.models import is_artifact, load_artifact, load_teacher
+from wrinklefree.models import bit_linears, is_artifact, load_artifact, load_teacher
 
 
 class TorchBackend:
@@ -34,6 +34,8 @@ class TorchBackend:
             model, tokenizer = load_teacher(path)
         if tokenizer is None:
             raise UsageError(f"{path} has no tokenizer files")
+        for layer in bit_linears(model):
+            layer.hold_weight()
         self._model: Any = model
         self._tokenizer: Any = tokenizer
         self._batch = batch

@@ -21,7 +21,14 @@ from wrinklefree.models.manifest import Manifest, artifact_hash, read_manifest
 from wrinklefree.models.quant_config import QuantConfig
 from wrinklefree.models.staging import staged_directory
 from wrinklefree.models.subln import SubLN
-from wrinklefree.models.surgery import get_lambda, quant_config_of, quantize_, set_lambda
+from wrinklefree.models.surgery import (
+    bit_linears,
+    get_lambda,
+    quant_config_of,
+    quantize_,
+    quantized_once,
+    set_lambda,
+)
 from wrinklefree.models.teacher import load_teacher
 
 __all__ = [
@@ -35,6 +42,7 @@ __all__ = [
     "WrinklefreeConfig",
     "WrinklefreeQuantizer",
     "artifact_hash",
+    "bit_linears",
     "calibrate_subln_",
     "capture_attention",
     "decoder_layers",
@@ -44,6 +52,7 @@ __all__ = [
     "load_teacher",
     "quant_config_of",
     "quantize_",
+    "quantized_once",
     "read_manifest",
     "run_layer",
     "save_artifact",

@@ -40,6 +40,7 @@ class BitLinear(nn.Linear):
         # name its owner gave it (HF: self_attn.attn_sub_norm), and deepcopy and pickle keep the
         # reference, which a hook's closure would not.
         self._input_norm: tuple[SubLN, ...] = ()
+        self._held_NK: torch.Tensor | None = None
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, blend: Blend) -> BitLinear:
@@ -66,8 +67,21 @@ class BitLinear(nn.Linear):
         lam = self.blend.lam
         if lam == 0.0:
             return F.linear(x_BLK, self.weight, self.bias)
-        w_NK = ops.fake_quant_ternary(self.weight, lam).to(self.weight.dtype)
+        w_NK = self._held_NK if self._held_NK is not None else self._quantized(lam)
         return F.linear(ops.fake_quant_act(x_BLK, lam), w_NK, self.bias)
+
+    def _quantized(self, lam: float) -> torch.Tensor:
+        return ops.fake_quant_ternary(self.weight, lam).to(self.weight.dtype)
+
+    @torch.no_grad()
+    def hold_weight(self) -> None:
+        """Quantize the weight now and no more, until `release_weight`."""
+        if self.blend.lam > 0.0:
+            self._held_NK = self._quantized(self.blend.lam)
+
+    def release_weight(self) -> None:
+        """Quantize the weight in every forward pass again."""
+        self._held_NK = None
 
     @property
     def scale(self) -> float:

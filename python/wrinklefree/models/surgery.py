@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from torch import nn
@@ -49,6 +50,22 @@ def quantize_(model: PreTrainedModel, config: QuantConfig | None = None) -> None
 def bit_linears(module: nn.Module) -> Iterator[BitLinear]:
     """Every BitLinear of a module, in definition order."""
     return (child for child in module.modules() if isinstance(child, BitLinear))
+
+
+@contextmanager
+def quantized_once(model: nn.Module) -> Iterator[None]:
+    """Inside, forward passes share weights that were quantized at the entry: a second copy of them.
+
+    For evaluation. Neither weights nor lambda may change inside.
+    """
+    layers = list(bit_linears(model))
+    for layer in layers:
+        layer.hold_weight()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.release_weight()
 
 
 def get_lambda(model: nn.Module) -> float:

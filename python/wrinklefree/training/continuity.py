@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from wrinklefree.data.packing import TokenRows
 from wrinklefree.errors import FormatError, VerificationError
+from wrinklefree.models.surgery import quantized_once
 from wrinklefree.training.forward import device_of
 
 METRIC = "continuity"  # key in the manifest's metrics
@@ -39,11 +40,12 @@ def probe_cross_entropy(model: PreTrainedModel, tokens: list[list[int]]) -> floa
     model.train(False)
     device = device_of(model)
     total, num_targets = 0.0, 0
-    for row in tokens:
-        ids = torch.tensor([row], device=device)
-        logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        total += float(F.cross_entropy(logits, ids[0, 1:], reduction="sum"))
-        num_targets += len(row) - 1
+    with quantized_once(model):
+        for row in tokens:
+            ids = torch.tensor([row], device=device)
+            logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+            total += float(F.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+            num_targets += len(row) - 1
     model.train(was_training)
     return total / max(num_targets, 1)
 

@@ -9,7 +9,12 @@ from transformers import PreTrainedModel
 
 from wrinklefree.data.loader import collate
 from wrinklefree.data.packing import TokenRows
-from wrinklefree.models.surgery import get_lambda, quant_config_of, set_lambda
+from wrinklefree.models.surgery import (
+    get_lambda,
+    quant_config_of,
+    quantized_once,
+    set_lambda,
+)
 from wrinklefree.training.forward import decode, device_of, logits_at
 from wrinklefree.training.losses import cross_entropy
 
@@ -39,11 +44,12 @@ class Evaluation:
         model.train(False)
         device = device_of(model)
         total = 0.0
-        for start in range(0, len(rows), self.batch_size):
-            indices = tuple(range(start, min(start + self.batch_size, len(rows))))
-            batch = collate(rows, indices).to(device)
-            logits_PV = logits_at(model, decode(model, batch).last_BLD, batch.is_label_BL)
-            targets_P = batch.targets_BL[batch.is_label_BL]
-            total += float(cross_entropy(logits_PV, targets_P, count=1))
+        with quantized_once(model):
+            for start in range(0, len(rows), self.batch_size):
+                indices = tuple(range(start, min(start + self.batch_size, len(rows))))
+                batch = collate(rows, indices).to(device)
+                logits_PV = logits_at(model, decode(model, batch).last_BLD, batch.is_label_BL)
+                targets_P = batch.targets_BL[batch.is_label_BL]
+                total += float(cross_entropy(logits_PV, targets_P, count=1))
         model.train(was_training)
         return total / max(rows.num_labels, 1)
