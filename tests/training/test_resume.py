@@ -64,7 +64,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, signal.Signals], 
 
 def losses(entries: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     keys = ("step", "loss", "loss_kd", "loss_relation", "grad_norm", "lr", "lambda")
-    return [tuple(entry[key] for key in keys) for entry in entries]
+    return [tuple(entry.get(key) for key in keys) for entry in entries]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
@@ -97,6 +97,36 @@ def test_an_interrupted_run_continues_bit_for_bit(
     for name, tensor in load_file(parts / "model.safetensors").items():
         assert torch.equal(tensor, expected[name]), name
     assert not (parts / "state").exists()
+
+
+def test_solved_weights_are_not_solved_again(
+    run: Run,
+    random_models: dict[str, str],
+    parent: Path,
+    corpus: str,
+    tmp_path: Path,
+    read_metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_at: Callable[[int, signal.Signals], None],
+) -> None:
+    given = (
+        *(f"model.path={parent}", f"training.teacher={random_models['llama']}"),
+        *(f"data.path={corpus}", "training.steps=6", "training.calibration_rows=8"),
+    )
+    whole = run("stage1_9_layerwise", tmp_path / "whole", *given)
+    parts = tmp_path / "parts"
+    with monkeypatch.context():
+        stop_at(2, signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            run("stage1_9_layerwise", parts, *given)
+    monkeypatch.undo()
+    run("stage1_9_layerwise", parts, *given)
+
+    assert losses(read_metrics(parts)) == losses(read_metrics(whole))
+    assert {entry["lambda"] for entry in read_metrics(parts)} == {1.0}
+    expected = load_file(whole / "model.safetensors")
+    for name, tensor in load_file(parts / "model.safetensors").items():
+        assert torch.equal(tensor, expected[name]), name
 
 
 def test_a_crash_goes_back_to_the_last_checkpoint(
