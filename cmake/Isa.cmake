@@ -3,6 +3,8 @@
 # wf_add_isas(core) adds the isa_*.cpp that this processor family can use to `core`, tells
 # dispatch.cpp which tables exist, and leaves their names in WF_ISA_TARGETS for the symbol guard.
 
+include(CheckCXXCompilerFlag)
+
 # -O3: the plain loops of the kernel sources are meant to be vectorised.
 set(WF_ISA_FLAGS -O3 -fno-exceptions -fno-rtti -fno-threadsafe-statics)
 
@@ -25,9 +27,14 @@ function(wf_add_isas core)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     wf_add_isa(${core} avx2 WF_HAVE_AVX2 -mavx2 -mfma -mf16c -mbmi2)
     # gcc 12 warns about the undefined operands inside its own AVX-512 intrinsics (gcc bug 105593).
-    wf_add_isa(${core} avx512vnni WF_HAVE_AVX512VNNI
-      -mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
-      -mprefer-vector-width=512 -Wno-maybe-uninitialized)
+    set(avx512vnni -mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl
+      -mavx512vnni -mprefer-vector-width=512 -Wno-maybe-uninitialized)
+    wf_add_isa(${core} avx512vnni WF_HAVE_AVX512VNNI ${avx512vnni})
+    wf_add_isa(${core} avx512vbmi WF_HAVE_AVX512VNNI ${avx512vnni} -mavx512vbmi)
+    check_cxx_compiler_flag(-mavxvnni WF_COMPILES_AVXVNNI)
+    if(WF_COMPILES_AVXVNNI)
+      wf_add_isa(${core} avxvnni WF_HAVE_AVXVNNI -mavx2 -mfma -mf16c -mbmi2 -mavxvnni)
+    endif()
   elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
     wf_add_isa(${core} dotprod WF_HAVE_DOTPROD -march=armv8.2-a+dotprod)
   endif()

@@ -38,13 +38,20 @@ std::uint32_t detect_cpu_features() noexcept {
   constexpr std::uint64_t kYmmState = 0x06, kZmmState = 0xe6;
   constexpr std::uint32_t kAvx2Bit = 1u << 5, kBmi2 = 1u << 8;
   constexpr std::uint32_t kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // F, DQ, BW, VL
-  constexpr std::uint32_t kVnni = 1u << 11;
+  constexpr std::uint32_t kVbmi = 1u << 1, kVnni = 1u << 11;
 
   const std::uint64_t state = enabled_state();
   std::uint32_t features = 0;
   if (has(state, kYmmState) && has(b, kAvx2Bit | kBmi2)) features |= kAvx2;
   if ((features & kAvx2) && has(state, kZmmState) && has(b, kAvx512) && has(c, kVnni)) {
     features |= kAvx512Vnni;
+    if (has(c, kVbmi)) features |= kAvx512Vbmi;
+  }
+  constexpr std::uint32_t kVexVnni = 1u << 4;
+  const std::uint32_t last_leaf = a;
+  if ((features & kAvx2) && last_leaf >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
+      has(a, kVexVnni)) {
+    features |= kAvxVnni;
   }
   return features;
 }

@@ -8,7 +8,9 @@ namespace wf {
 enum CpuFeature : std::uint32_t {
   kAvx2 = 1u << 0,        // AVX2, FMA, F16C, BMI2 and saved ymm state
   kAvx512Vnni = 1u << 1,  // AVX-512 F, BW, DQ, VL, VNNI and saved zmm and mask state
-  kDotprod = 1u << 2,     // Armv8.2 signed and unsigned dot product
+  kAvx512Vbmi = 1u << 2,  // AVX-512 VBMI and saved zmm and mask state
+  kAvxVnni = 1u << 3,     // AVX-VNNI, the 256-bit VEX encoding, and saved ymm state
+  kDotprod = 1u << 4,     // Armv8.2 signed and unsigned dot product
 };
 
 std::uint32_t detect_cpu_features() noexcept;

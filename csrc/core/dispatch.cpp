@@ -13,8 +13,12 @@ extern const KernelTable kScalarTable;
 #ifdef WF_HAVE_AVX2
 extern const KernelTable kAvx2Table;
 #endif
+#ifdef WF_HAVE_AVXVNNI
+extern const KernelTable kAvxVnniTable;
+#endif
 #ifdef WF_HAVE_AVX512VNNI
 extern const KernelTable kAvx512VnniTable;
+extern const KernelTable kAvx512VbmiTable;
 #endif
 #ifdef WF_HAVE_DOTPROD
 extern const KernelTable kDotprodTable;
@@ -30,7 +34,11 @@ struct Candidate {
 // Best first; scalar is last and always runs.
 constexpr Candidate kCandidates[] = {
 #ifdef WF_HAVE_AVX512VNNI
+    {&kAvx512VbmiTable, kAvx512Vnni | kAvx512Vbmi},
     {&kAvx512VnniTable, kAvx512Vnni},
+#endif
+#ifdef WF_HAVE_AVXVNNI
+    {&kAvxVnniTable, kAvx2 | kAvxVnni},
 #endif
 #ifdef WF_HAVE_AVX2
     {&kAvx2Table, kAvx2},

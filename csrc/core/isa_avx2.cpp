@@ -4,11 +4,15 @@
 
 #include "kernels.h"
 #include "layout/half.h"
+#include "layout/lut.h"
+#include "layout/t1.h"
 #include "layout/t2.h"
 
 namespace wf {
 namespace {
 #include "lanes_avx2.h"
+#include "lut_avx2.h"
+#include "panel_avx2.h"
 #include "tile_avx2.h"
 //
 #include "table.inl"

@@ -4,12 +4,20 @@
 
 #include "kernels.h"
 #include "layout/half.h"
+#include "layout/lut.h"
+#include "layout/t1.h"
 #include "layout/t2.h"
 
 namespace wf {
 namespace {
 #include "lanes_avx2.h"
+#include "lut_avx2.h"
+#include "lut_avx512.h"
 #include "tile_avx512vnni.h"
+//
+#include "t1_decode_avx512.h"
+//
+#include "tile_avx512_t1.h"
 //
 #include "table.inl"
 }  // namespace

@@ -2,11 +2,14 @@
 
 #include "kernels.h"
 #include "layout/half.h"
+#include "layout/lut.h"
+#include "layout/t1.h"
 #include "layout/t2.h"
 
 namespace wf {
 namespace {
 #include "lanes_scalar.h"
+#include "lut_scalar.h"
 #include "tile_scalar.h"
 //
 #include "table.inl"

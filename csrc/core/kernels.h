@@ -21,11 +21,13 @@ enum class Gate : std::uint8_t { silu, relu2 };
 // Positions in one page of a key-value cache, and so in one tile of the attention kernel.
 constexpr std::int64_t kKvPage = 32;
 
-// Stride in bytes of one int8 activation row: whole cache lines, so that kernels may read 64 at
-// once.
+// Stride in bytes of one int8 activation row: whole blocks of every layout, then whole cache lines,
+// so that kernels may read 64 at once.
 constexpr std::int64_t kActAlign = 64;
 static constexpr std::int64_t act_stride(std::int64_t k) {
-  return (k + kActAlign - 1) / kActAlign * kActAlign;
+  constexpr std::int64_t kLongestBlock = 20;
+  const std::int64_t padded = (k + kLongestBlock - 1) / kLongestBlock * kLongestBlock;
+  return (padded + kActAlign - 1) / kActAlign * kActAlign;
 }
 
 // Largest K of a ternary product: 2 * 128 * K, the sum before the code offset leaves, fits in
@@ -48,17 +50,35 @@ struct KernelTable {
                             std::int32_t* sum) noexcept;
 
   // y[r, j] = float(acc) * (q_scale[r] * w_scale) for the output columns n_begin <= j < n_end,
-  // where acc is the exact int32 sum over k of q[r, k] * code[j, k] and w is in the t2 layout.
-  // n_begin is a multiple of t2::kRows; n_end is one too, or equals n. y and acc point at column 0.
+  // where acc is the exact int32 sum over k of q[r, k] * code[j, k] and w is in the layout that the
+  // name ends with. n_begin is a multiple of its panel's rows; n_end is one too, or equals n. y and
+  // acc point at column 0. The _i32 twins give the integers.
   void (*gemm_s8_t2)(const std::int8_t* q, std::int64_t q_stride, const float* q_scale,
                      const std::int32_t* q_sum, std::int64_t rows, const std::uint8_t* w,
-                     float w_scale, std::int64_t n, std::int64_t k, std::int64_t n_begin,
-                     std::int64_t n_end, float* y, std::int64_t y_stride) noexcept;
-  // The same product with the integers as the result.
+                     float w_scale, std::int64_t k, std::int64_t n_begin, std::int64_t n_end,
+                     float* y, std::int64_t y_stride) noexcept;
   void (*gemm_s8_t2_i32)(const std::int8_t* q, std::int64_t q_stride, const std::int32_t* q_sum,
-                         std::int64_t rows, const std::uint8_t* w, std::int64_t n, std::int64_t k,
+                         std::int64_t rows, const std::uint8_t* w, std::int64_t k,
                          std::int64_t n_begin, std::int64_t n_end, std::int32_t* acc,
                          std::int64_t acc_stride) noexcept;
+  void (*gemm_s8_t1)(const std::int8_t* q, std::int64_t q_stride, const float* q_scale,
+                     const std::int32_t* q_sum, std::int64_t rows, const std::uint8_t* w,
+                     float w_scale, std::int64_t k, std::int64_t n_begin, std::int64_t n_end,
+                     float* y, std::int64_t y_stride) noexcept;
+  void (*gemm_s8_t1_i32)(const std::int8_t* q, std::int64_t q_stride, const std::int32_t* q_sum,
+                         std::int64_t rows, const std::uint8_t* w, std::int64_t k,
+                         std::int64_t n_begin, std::int64_t n_end, std::int32_t* acc,
+                         std::int64_t acc_stride) noexcept;
+
+  // The same product by table lookup, in two steps: the tables of one activation row
+  // (lut::tables_bytes(k) of them), then the sums, for rows whose tables lie one after the other.
+  void (*lut_tables)(const std::int8_t* q, std::int64_t k, std::uint8_t* tables) noexcept;
+  void (*gemm_lut)(const std::uint8_t* tables, const float* q_scale, std::int64_t rows,
+                   const std::uint8_t* w, float w_scale, std::int64_t k, std::int64_t n_begin,
+                   std::int64_t n_end, float* y, std::int64_t y_stride) noexcept;
+  void (*gemm_lut_i32)(const std::uint8_t* tables, std::int64_t rows, const std::uint8_t* w,
+                       std::int64_t k, std::int64_t n_begin, std::int64_t n_end, std::int32_t* acc,
+                       std::int64_t acc_stride) noexcept;
 
   // Sum of |w| in float64, in a fixed order. The scale of a matrix is
   // max(float(sum over its rows, in order, of sum_abs(row) / (n * k)), 1e-5).

@@ -7,6 +7,8 @@
 #include "attention.inl"
 #include "dense.inl"
 #include "ternary_gemm.inl"
+//
+#include "ternary_lut.inl"
 #include "weight_quant.inl"
 
 constexpr KernelTable make_table(const char* isa) {
@@ -15,6 +17,11 @@ constexpr KernelTable make_table(const char* isa) {
       .quantize_act_int8 = quantize_act_int8,
       .gemm_s8_t2 = gemm_s8_t2,
       .gemm_s8_t2_i32 = gemm_s8_t2_i32,
+      .gemm_s8_t1 = gemm_s8_t1,
+      .gemm_s8_t1_i32 = gemm_s8_t1_i32,
+      .lut_tables = lut_tables,
+      .gemm_lut = gemm_lut,
+      .gemm_lut_i32 = gemm_lut_i32,
       .sum_abs = sum_abs,
       .ternary_codes = ternary_codes,
       .gemm_f32_dense = gemm_f32_dense,

@@ -139,8 +139,8 @@ void Forward::product(const Matrix& matrix, Range range, float* out) const {
   const int64_t k = matrix.columns();
   if (matrix.is_ternary()) {
     kernels_.gemm_s8_t2(codes_.data(), act_stride(k), code_scales_.data(), code_sums_.data(),
-                        num_rows(), matrix.data(), matrix.scale(), n, k, range.begin, range.end,
-                        out, n);
+                        num_rows(), matrix.data(), matrix.scale(), k, range.begin, range.end, out,
+                        n);
   } else {
     kernels_.gemm_f32_dense(inputs_.data(), k, num_rows(), matrix.data(), matrix.type(), k,
                             range.begin, range.end, out, n);

@@ -1,28 +1,53 @@
-// ternary_linear and its integer sums, both from weights in the t2 layout.
+// ternary_linear and its integer sums, from weights in the layouts that kernels run on.
 #include <algorithm>
+#include <string>
 
+#include "layout/lut.h"
+#include "layout/t1.h"
 #include "layout/t2.h"
 #include "tensors.h"
 
 namespace wf::ops {
 namespace {
 
+enum class Layout { t2, t1, lut };
+
+// Packed weights [n, k] of a layout that the kernels run on.
+struct Weights {
+  Layout layout;
+  const std::uint8_t* bytes;
+  std::int64_t n, k;
+
+  Weights(const Tensor& packed, const std::string& name, std::int64_t n_in, std::int64_t k_in)
+      : layout(name == "t1"    ? Layout::t1
+               : name == "lut" ? Layout::lut
+                               : Layout::t2),
+        bytes(packed.const_data_ptr<std::uint8_t>()),
+        n(n_in),
+        k(k_in) {
+    STD_TORCH_CHECK(name == "t2" || name == "t1" || name == "lut",
+                    "ternary_linear: no kernel runs on layout '", name,
+                    "'; there are t2, t1 and lut");
+    STD_TORCH_CHECK(packed.scalar_type() == ScalarType::Byte && packed.is_contiguous(),
+                    "ternary_linear: packed must be contiguous uint8");
+    const std::int64_t size = layout == Layout::t2   ? t2::size_bytes(n, k)
+                              : layout == Layout::t1 ? t1::size_bytes(n, k)
+                                                     : lut::size_bytes(n, k);
+    STD_TORCH_CHECK(n >= 1 && packed.numel() == size, "ternary_linear: ", packed.numel(),
+                    " packed bytes, but a ", name, " matrix of ", n, " x ", k, " has ", size);
+  }
+
+  std::int64_t panel_rows() const { return layout == Layout::lut ? lut::kRows : t2::kRows; }
+};
+
 // Output columns are cut at panel borders, whatever the number of threads.
 template <class Body>
-void over_panels(std::int64_t n, std::int64_t work_per_row, const Body& body) {
-  const std::int64_t grain = kGrainElements / std::max<std::int64_t>(1, work_per_row * t2::kRows);
-  parallel(t2::panels(n), grain, [&](std::int64_t begin, std::int64_t end) {
-    body(begin * t2::kRows, std::min(n, end * t2::kRows));
+void over_panels(const Weights& w, std::int64_t rows, const Body& body) {
+  const std::int64_t height = w.panel_rows();
+  const std::int64_t grain = kGrainElements / std::max<std::int64_t>(1, rows * w.k * height);
+  parallel((w.n + height - 1) / height, grain, [&](std::int64_t begin, std::int64_t end) {
+    body(begin * height, std::min(w.n, end * height));
   });
-}
-
-const std::uint8_t* checked_t2(const Tensor& packed, std::int64_t n, std::int64_t k) {
-  STD_TORCH_CHECK(packed.scalar_type() == ScalarType::Byte && packed.is_contiguous(),
-                  "ternary_linear: packed must be contiguous uint8");
-  STD_TORCH_CHECK(n >= 1 && packed.numel() == t2::size_bytes(n, k),
-                  "ternary_linear: ", packed.numel(), " packed bytes, but a t2 matrix of ", n,
-                  " x ", k, " has ", t2::size_bytes(n, k));
-  return packed.const_data_ptr<std::uint8_t>();
 }
 
 // Activations as the kernels want them: padded rows and the sum of each.
@@ -37,10 +62,25 @@ struct Activations {
         sum(empty({rows}, ScalarType::Int)) {}
 };
 
+// The lookup tables of all rows of `act`.
+Tensor lut_tables(const KernelTable& table, const Activations& act, std::int64_t rows,
+                  std::int64_t k) {
+  const std::int64_t bytes = lut::tables_bytes(k);
+  Tensor tables = empty({rows, bytes}, ScalarType::Byte);
+  const auto* q = act.q.const_data_ptr<std::int8_t>();
+  auto* to = tables.mutable_data_ptr<std::uint8_t>();
+  parallel(rows, kGrainElements / bytes, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      table.lut_tables(q + row * act.stride, k, to + row * bytes);
+    }
+  });
+  return tables;
+}
+
 Tensor ternary_linear(const Tensor& x_in, const Tensor& packed, const Tensor& scale, std::int64_t n,
-                      const std::optional<Tensor>& bias_in) {
+                      const std::optional<Tensor>& bias_in, const std::string layout) {
   const auto [rows, k] = rows_of(x_in, "ternary_linear");
-  const std::uint8_t* w = checked_t2(packed, n, k);
+  const Weights w(packed, layout, n, k);
   STD_TORCH_CHECK(scale.numel() == 1, "ternary_linear: scale must be one number");
   STD_TORCH_CHECK(!bias_in || bias_in->numel() == n, "ternary_linear: bias must have ", n,
                   " elements");
@@ -64,8 +104,15 @@ Tensor ternary_linear(const Tensor& x_in, const Tensor& packed, const Tensor& sc
   const std::optional<Tensor> bias =
       bias_in ? std::optional<Tensor>(as_float(*bias_in)) : std::nullopt;
   const float* b = bias ? bias->const_data_ptr<float>() : nullptr;
-  over_panels(n, rows * k, [&](std::int64_t begin, std::int64_t end) {
-    table.gemm_s8_t2(q, act.stride, q_scale, q_sum, rows, w, w_scale, n, k, begin, end, to, n);
+  const Tensor tables = w.layout == Layout::lut ? lut_tables(table, act, rows, k) : Tensor();
+  const auto product = w.layout == Layout::t1 ? table.gemm_s8_t1 : table.gemm_s8_t2;
+  over_panels(w, rows, [&, k = k, rows = rows](std::int64_t begin, std::int64_t end) {
+    if (w.layout == Layout::lut) {
+      table.gemm_lut(tables.const_data_ptr<std::uint8_t>(), q_scale, rows, w.bytes, w_scale, k,
+                     begin, end, to, n);
+    } else {
+      product(q, act.stride, q_scale, q_sum, rows, w.bytes, w_scale, k, begin, end, to, n);
+    }
     if (b == nullptr) return;
     for (std::int64_t row = 0; row < rows; ++row) {
       for (std::int64_t j = begin; j < end; ++j) to[row * n + j] += b[j];
@@ -74,11 +121,12 @@ Tensor ternary_linear(const Tensor& x_in, const Tensor& packed, const Tensor& sc
   return x_in.scalar_type() == ScalarType::Float ? y : torch::stable::to(y, x_in.scalar_type());
 }
 
-Tensor ternary_matmul_int32(const Tensor& q_in, const Tensor& packed, std::int64_t n) {
+Tensor ternary_matmul_int32(const Tensor& q_in, const Tensor& packed, std::int64_t n,
+                            const std::string layout) {
   STD_TORCH_CHECK(q_in.dim() == 2 && q_in.scalar_type() == ScalarType::Char,
                   "ternary_matmul_int32: q must be int8 [M, K]");
   const auto [rows, k] = rows_of(q_in, "ternary_matmul_int32");
-  const std::uint8_t* w = checked_t2(packed, n, k);
+  const Weights w(packed, layout, n, k);
   const KernelTable& table = kernels();
   const Tensor source = as_contiguous(q_in);
   const auto* from = source.const_data_ptr<std::int8_t>();
@@ -94,8 +142,15 @@ Tensor ternary_matmul_int32(const Tensor& q_in, const Tensor& packed, std::int64
   }
   Tensor acc = empty({rows, n}, ScalarType::Int);
   auto* out = acc.mutable_data_ptr<std::int32_t>();
-  over_panels(n, rows * k, [&](std::int64_t begin, std::int64_t end) {
-    table.gemm_s8_t2_i32(q, act.stride, sum, rows, w, n, k, begin, end, out, n);
+  const Tensor tables = w.layout == Layout::lut ? lut_tables(table, act, rows, k) : Tensor();
+  const auto product = w.layout == Layout::t1 ? table.gemm_s8_t1_i32 : table.gemm_s8_t2_i32;
+  over_panels(w, rows, [&, k = k, rows = rows](std::int64_t begin, std::int64_t end) {
+    if (w.layout == Layout::lut) {
+      table.gemm_lut_i32(tables.const_data_ptr<std::uint8_t>(), rows, w.bytes, k, begin, end, out,
+                         n);
+    } else {
+      product(q, act.stride, sum, rows, w.bytes, k, begin, end, out, n);
+    }
   });
   return acc;
 }

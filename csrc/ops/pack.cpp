@@ -4,7 +4,9 @@
 
 #include "layout/hf_packed.h"
 #include "layout/i2s.h"
+#include "layout/lut.h"
 #include "layout/q4_0.h"
+#include "layout/t1.h"
 #include "layout/t2.h"
 #include "layout/tq1_0.h"
 #include "layout/tq2_0.h"
@@ -15,13 +17,15 @@ namespace {
 
 std::int64_t size_bytes(const std::string& layout, std::int64_t n, std::int64_t k) {
   if (layout == "t2") return t2::size_bytes(n, k);
+  if (layout == "t1") return t1::size_bytes(n, k);
+  if (layout == "lut") return lut::size_bytes(n, k);
   if (layout == "i2s") return i2s::size_bytes(n, k);
   if (layout == "tq1_0") return tq1_0::size_bytes(n, k);
   if (layout == "tq2_0") return tq2_0::size_bytes(n, k);
   if (layout == "q4_0") return q4_0::size_bytes(n, k);
   if (layout == "hf") return hf_packed::size_bytes(n, k);
   STD_TORCH_CHECK(false, "unknown layout '", layout,
-                  "'; there are t2, i2s, tq1_0, tq2_0, q4_0 and hf");
+                  "'; there are t2, t1, lut, i2s, tq1_0, tq2_0, q4_0 and hf");
 }
 
 std::int64_t checked_size(const std::string& layout, std::int64_t n, std::int64_t k) {
@@ -49,6 +53,8 @@ Tensor pack_ternary(const Tensor& codes_in, const Tensor& scale_in, const std::s
   Tensor packed = empty({checked_size(layout, n, k)}, ScalarType::Byte);
   auto* to = packed.mutable_data_ptr<std::uint8_t>();
   if (layout == "t2") t2::pack(codes, n, k, to);
+  if (layout == "t1") t1::pack(codes, n, k, to);
+  if (layout == "lut") lut::pack(codes, n, k, to);
   if (layout == "i2s") i2s::pack(codes, n, k, scale, to);
   if (layout == "tq1_0") tq1_0::pack(codes, n, k, scale, to);
   if (layout == "tq2_0") tq2_0::pack(codes, n, k, scale, to);
@@ -70,8 +76,11 @@ std::tuple<Tensor, Tensor> unpack_ternary(const Tensor& packed_in, const std::st
   float scale = 1.0f;
   bool is_valid = true;
   BlockScale block_scale;
-  if (layout == "t2") {
-    for (std::int64_t r = 0; r < n; ++r) is_valid &= t2::unpack_row(from, r, k, codes + r * k);
+  if (layout == "t2" || layout == "t1" || layout == "lut") {
+    const auto unpack_row = layout == "t2"   ? t2::unpack_row
+                            : layout == "t1" ? t1::unpack_row
+                                             : lut::unpack_row;
+    for (std::int64_t r = 0; r < n; ++r) is_valid &= unpack_row(from, r, k, codes + r * k);
   } else if (layout == "hf") {
     for (std::int64_t r = 0; r < n; ++r) {
       is_valid &= hf_packed::unpack_row(from, r, n, k, codes + r * k);

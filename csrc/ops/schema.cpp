@@ -7,15 +7,16 @@ STABLE_TORCH_LIBRARY(wrinklefree, m) {
   m.def("quantize_act_int8(Tensor x) -> (Tensor q, Tensor scale)");
   // Absmean ternary codes int8 [N, K] and the scale, float32 [].
   m.def("ternary_quantize(Tensor w) -> (Tensor codes, Tensor scale)");
-  // Bytes of a layout: t2, i2s, tq1_0, tq2_0, q4_0, hf.
+  // Bytes of a layout: t2, t1, lut, i2s, tq1_0, tq2_0, q4_0, hf.
   m.def("pack_ternary(Tensor codes, Tensor scale, str layout) -> Tensor");
-  // Codes int8 [n, k] and the stored scale, float32 []; t2 and hf store none and give 1.
+  // Codes int8 [n, k] and the stored scale, float32 []; t2, t1, lut and hf store none and give 1.
   m.def("unpack_ternary(Tensor packed, str layout, int n, int k) -> (Tensor codes, Tensor scale)");
-  // y [..., n] = Q(x) @ W.T + bias from t2 bytes; integer sums are exact.
+  // y [..., n] = Q(x) @ W.T + bias from the bytes of t2, t1 or lut; integer sums are exact.
   m.def(
-      "ternary_linear(Tensor x, Tensor packed, Tensor scale, int n, Tensor? bias=None) -> Tensor");
+      "ternary_linear(Tensor x, Tensor packed, Tensor scale, int n, Tensor? bias=None,"
+      " str layout='t2') -> Tensor");
   // The integer sums of ternary_linear, int32 [M, n], from q [M, K].
-  m.def("ternary_matmul_int32(Tensor q, Tensor packed, int n) -> Tensor");
+  m.def("ternary_matmul_int32(Tensor q, Tensor packed, int n, str layout='t2') -> Tensor");
   // w + lam * (Q(w) - w), one read for the scale, one read and one write for the result.
   m.def("fake_quant_ternary(Tensor w, float lam) -> Tensor");
   // x + lam * (Q(x) - x), token by token.

@@ -10,7 +10,9 @@
 
 #include "layout/hf_packed.h"
 #include "layout/i2s.h"
+#include "layout/lut.h"
 #include "layout/q4_0.h"
+#include "layout/t1.h"
 #include "layout/t2.h"
 #include "layout/tq1_0.h"
 #include "layout/tq2_0.h"
@@ -223,24 +225,61 @@ TEST(HfPacked, RowsOfAnyCountInFourQuarters) {
   }
 }
 
-TEST(T2, PaddingIsCodeZeroAndRowsComeBack) {
-  for (std::int64_t n : {1, 15, 16, 17}) {
-    for (std::int64_t k : {1, 15, 16, 17, 100}) {
-      const Codes codes = random_codes(n * k, 7);
-      Bytes packed(static_cast<std::size_t>(t2::size_bytes(n, k)), 0xff);
-      t2::pack(codes.data(), n, k, packed.data());
-      for (std::int64_t r = 0; r < t2::panels(n) * 16; ++r) {
-        for (std::int64_t c = 0; c < t2::blocks(k) * 16; ++c) {
-          const auto at = t2::position(r, c, k);
-          const int code = r < n && c < k ? codes[static_cast<std::size_t>(r * k + c)] : 0;
-          ASSERT_EQ(packed[static_cast<std::size_t>(at.byte)] >> at.shift & 3, code + 1)
-              << r << "," << c;
+// The layouts that kernels run on: rows and columns of a block, and their functions.
+struct KernelLayout {
+  const char* name;
+  std::int64_t rows, columns;
+  std::int64_t (*size_bytes)(std::int64_t, std::int64_t);
+  void (*pack)(const std::int8_t*, std::int64_t, std::int64_t, std::uint8_t*);
+  bool (*unpack_row)(const std::uint8_t*, std::int64_t, std::int64_t, std::int8_t*);
+};
+
+constexpr KernelLayout kKernelLayouts[] = {
+    {"t2", t2::kRows, t2::kColumns, t2::size_bytes, t2::pack, t2::unpack_row},
+    {"t1", t1::kRows, t1::kColumns, t1::size_bytes, t1::pack, t1::unpack_row},
+    {"lut", lut::kRows, lut::kColumns, lut::size_bytes, lut::pack, lut::unpack_row},
+};
+
+TEST(KernelLayouts, RowsComeBackAndPaddingIsCodeZero) {
+  for (const KernelLayout& layout : kKernelLayouts) {
+    for (std::int64_t n : {1, 15, 16, 17, 31, 32, 33}) {
+      for (std::int64_t k : {1, 3, 4, 5, 15, 16, 17, 19, 20, 21, 100}) {
+        SCOPED_TRACE(testing::Message() << layout.name << " " << n << " x " << k);
+        const Codes codes = random_codes(n * k, 7);
+        Bytes packed(static_cast<std::size_t>(layout.size_bytes(n, k)), 0xff);
+        layout.pack(codes.data(), n, k, packed.data());
+        const std::int64_t all_rows = (n + layout.rows - 1) / layout.rows * layout.rows;
+        const std::int64_t all_columns = (k + layout.columns - 1) / layout.columns * layout.columns;
+        ASSERT_EQ(layout.size_bytes(all_rows, all_columns), layout.size_bytes(n, k));
+        for (std::int64_t r = 0; r < all_rows; ++r) {
+          Codes expected(static_cast<std::size_t>(all_columns), 0);
+          if (r < n) std::copy_n(codes.begin() + r * k, k, expected.begin());
+          Codes row(expected.size(), 9);
+          ASSERT_TRUE(layout.unpack_row(packed.data(), r, all_columns, row.data()));
+          ASSERT_EQ(row, expected) << "row " << r;
         }
       }
-      Codes row(static_cast<std::size_t>(k));
-      ASSERT_TRUE(t2::unpack_row(packed.data(), n - 1, k, row.data()));
-      EXPECT_EQ(row, Codes(codes.end() - k, codes.end()));
     }
+  }
+}
+
+// Every byte is either one that codes give, and then gives them back, or is refused.
+TEST(KernelLayouts, BytesThatNoCodesGiveAreRefused) {
+  const int valid[] = {81, 243, 81};  // 3^4 with four codes to a byte, 3^5 with five
+  for (int i = 0; i < 3; ++i) {
+    const KernelLayout& layout = kKernelLayouts[i];
+    const std::int64_t k = layout.columns;
+    int accepted = 0;
+    for (int byte = 0; byte < 256; ++byte) {
+      Bytes packed(static_cast<std::size_t>(layout.size_bytes(1, k)), static_cast<uint8_t>(byte));
+      Codes row(static_cast<std::size_t>(k));
+      if (!layout.unpack_row(packed.data(), 0, k, row.data())) continue;
+      ++accepted;
+      Bytes again(packed.size());
+      layout.pack(row.data(), 1, k, again.data());
+      ASSERT_EQ(again[0], byte) << layout.name;
+    }
+    EXPECT_EQ(accepted, valid[i]) << layout.name;
   }
 }
 
@@ -291,6 +330,12 @@ TEST(Sizes, AreCheckedIn64Bits) {
   EXPECT_EQ(t2::size_bytes(INT64_MAX, 1), -1);
   EXPECT_EQ(t2::size_bytes(huge, 64), -1);
   EXPECT_EQ(t2::size_bytes(17, 17), 2 * 2 * 64);
+  EXPECT_EQ(t1::size_bytes(INT64_MAX, 1), -1);
+  EXPECT_EQ(t1::size_bytes(huge, 64), -1);
+  EXPECT_EQ(t1::size_bytes(17, 21), 2 * 2 * 64);
+  EXPECT_EQ(lut::size_bytes(INT64_MAX, 1), -1);
+  EXPECT_EQ(lut::size_bytes(huge, 64), -1);
+  EXPECT_EQ(lut::size_bytes(33, 5), 2 * 2 * 32);
   // An index beyond 2^31 elements stays exact.
   EXPECT_EQ(t2::position(100000, 100000, 200000).byte, (6250LL * 12500 + 6250) * 64);
 }

@@ -2,8 +2,10 @@
 
 namespace wf {
 
-#ifdef WF_HAVE_EMULATED_AVX512
+#ifdef WF_HAVE_EMULATED_TABLES
+extern const KernelTable kEmulatedAvx512VbmiTable;
 extern const KernelTable kEmulatedAvx512VnniTable;
+extern const KernelTable kEmulatedAvxVnniTable;
 #endif
 
 namespace test {
@@ -13,8 +15,10 @@ std::vector<const KernelTable*> tables() {
   std::vector<const KernelTable*> all;
   const int count = available(names, 8);
   for (int i = 0; i < count; ++i) all.push_back(find(names[i]));
-#ifdef WF_HAVE_EMULATED_AVX512
+#ifdef WF_HAVE_EMULATED_TABLES
+  all.push_back(&kEmulatedAvx512VbmiTable);
   all.push_back(&kEmulatedAvx512VnniTable);
+  all.push_back(&kEmulatedAvxVnniTable);
 #endif
   return all;
 }

@@ -1,10 +1,11 @@
-// The ternary product on every table against 64-bit sums. Outputs start as a pattern no result has,
-// and lie between guard words.
+// The ternary product on every table and layout against 64-bit sums. Outputs start as a pattern no
+// result has, and lie between guard words.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <thread>
+#include <tuple>
 
 #include "core_problem.h"
 
@@ -14,15 +15,16 @@ namespace {
 constexpr std::int32_t kPoison = 0x7fc0dead;  // as a float: a NaN
 constexpr std::size_t kGuard = 32;
 
-class TernaryGemm : public testing::TestWithParam<const KernelTable*> {
+class TernaryGemm : public testing::TestWithParam<std::tuple<const KernelTable*, Layout>> {
  protected:
+  static const KernelTable& table() { return *std::get<0>(GetParam()); }
+  static Layout layout() { return std::get<1>(GetParam()); }
+
   // The product of rows [row, row + rows), columns [n_begin, n_end), with the rest left alone.
   std::vector<std::int32_t> integers(const Problem& p, std::int64_t row, std::int64_t rows,
                                      std::int64_t n_begin, std::int64_t n_end) {
     std::vector<std::int32_t> out(static_cast<std::size_t>(rows * p.n) + 2 * kGuard, kPoison);
-    GetParam()->gemm_s8_t2_i32(p.q.data() + row * p.q_stride, p.q_stride, p.q_sum.data() + row,
-                               rows, p.w.data(), p.n, p.k, n_begin, n_end, out.data() + kGuard,
-                               p.n);
+    integer_product(table(), layout(), p, row, rows, n_begin, n_end, out.data() + kGuard);
     for (std::size_t i = 0; i < kGuard; ++i) {
       EXPECT_EQ(out[i], kPoison) << "wrote before the output";
       EXPECT_EQ(out[out.size() - 1 - i], kPoison) << "wrote behind the output";
@@ -44,7 +46,8 @@ TEST_P(TernaryGemm, RowCounts) {
 }
 
 TEST_P(TernaryGemm, Shapes) {
-  for (int k : {1, 3, 15, 16, 17, 31, 127, 128, 129, 239, 240, 241, 255, 256, 257, 2560, 6912}) {
+  for (int k : {1,   3,   15,  16,  17,  19,  20,  21,  31,  79,   80,  81,
+                127, 128, 129, 239, 240, 241, 255, 256, 257, 2560, 6912}) {
     for (int n : {1, 2, 5, 63, 64, 65, 128}) {
       if (k > 2000 && n > 5 && n != 63) continue;
       expect_exact(random_problem(1, n, k));
@@ -53,8 +56,11 @@ TEST_P(TernaryGemm, Shapes) {
   }
 }
 
-// Activations that do not fit the row block together, so that the outermost loop turns.
-TEST_P(TernaryGemm, ManyRowBlocks) { expect_exact(random_problem(70, 20, 6912)); }
+// Activations that do not fit the row block together, and columns that t1 does not rewrite at once.
+TEST_P(TernaryGemm, ManyRowBlocks) {
+  expect_exact(random_problem(70, 20, 6912));
+  for (int k : {1279, 1280, 1281, 2560, 2561, 16384}) expect_exact(random_problem(9, 70, k));
+}
 
 TEST_P(TernaryGemm, ManyRowsEqualSingleRows) {
   for (int k : {3, 129, 2560}) {
@@ -81,11 +87,11 @@ TEST_P(TernaryGemm, Extremes) {
 
 TEST_P(TernaryGemm, OneHotWeights) {
   // Every position of a panel's block: a layout or lane mix-up cannot cancel.
-  for (int row = 0; row < 16; ++row) {
-    for (int column = 0; column < 32; ++column) {
+  for (int row = 0; row < 32; ++row) {
+    for (int column = 0; column < 40; ++column) {
       int next = 1;
-      Problem p = make_problem(1, 16, 32, [&] { return next++; }, [] { return 0; });
-      p.codes[static_cast<std::size_t>(row * 32 + column)] = 1;
+      Problem p = make_problem(1, 32, 40, [&] { return next++; }, [] { return 0; });
+      p.codes[static_cast<std::size_t>(row * 40 + column)] = 1;
       finish(p);
       ASSERT_EQ(p.acc[static_cast<std::size_t>(row)], column + 1);
       expect_exact(p);
@@ -94,10 +100,11 @@ TEST_P(TernaryGemm, OneHotWeights) {
 }
 
 TEST_P(TernaryGemm, ColumnRangesTouchNothingElse) {
-  const Problem p = random_problem(5, 83, 129);
-  for (std::int64_t begin : {0, 16, 48, 80}) {
-    for (std::int64_t end : {16, 64, 80, 83}) {
-      if (end <= begin) continue;
+  const Problem p = random_problem(5, 115, 129);
+  const std::int64_t height = panel_rows(layout());
+  for (std::int64_t begin : {0, 16, 32, 64, 96}) {
+    for (std::int64_t end : {16, 32, 64, 80, 96, 115}) {
+      if (end <= begin || begin % height != 0 || (end % height != 0 && end != p.n)) continue;
       const auto out = integers(p, 0, p.m, begin, end);
       for (std::int64_t r = 0; r < p.m; ++r) {
         for (std::int64_t j = 0; j < p.n; ++j) {
@@ -115,8 +122,7 @@ TEST_P(TernaryGemm, FloatsAreOneExpression) {
     p.q_scale[0] = std::nanf("");
     std::vector<float> y(static_cast<std::size_t>(m * 83), std::nanf(""));
     const float w_scale = 0.0371f;
-    GetParam()->gemm_s8_t2(p.q.data(), p.q_stride, p.q_scale.data(), p.q_sum.data(), p.m,
-                           p.w.data(), w_scale, p.n, p.k, 0, p.n, y.data(), p.n);
+    float_product(table(), layout(), p, w_scale, y.data());
     for (std::size_t i = 0; i < y.size(); ++i) {
       const std::size_t row = i / 83;
       if (row == 0) {
@@ -133,14 +139,13 @@ TEST_P(TernaryGemm, ThreadCounts) {
   for (int threads : {1, 2, 3, 5, 8, 64}) {
     std::vector<std::int32_t> out(p.acc.size(), kPoison);
     std::vector<std::thread> pool;
-    const std::int64_t panels = t2::panels(p.n);
+    const std::int64_t height = panel_rows(layout()), panels = (p.n + height - 1) / height;
     for (int t = 0; t < threads; ++t) {
-      const std::int64_t begin = panels * t / threads * t2::kRows;
-      const std::int64_t end = std::min(panels * (t + 1) / threads * t2::kRows, p.n);
+      const std::int64_t begin = panels * t / threads * height;
+      const std::int64_t end = std::min(panels * (t + 1) / threads * height, p.n);
       if (begin >= end) continue;
       pool.emplace_back([&, begin, end] {
-        GetParam()->gemm_s8_t2_i32(p.q.data(), p.q_stride, p.q_sum.data(), p.m, p.w.data(), p.n,
-                                   p.k, begin, end, out.data(), p.n);
+        integer_product(table(), layout(), p, 0, p.m, begin, end, out.data());
       });
     }
     for (std::thread& thread : pool) thread.join();
@@ -148,8 +153,16 @@ TEST_P(TernaryGemm, ThreadCounts) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, TernaryGemm, testing::ValuesIn(tables()),
-                         [](const auto& info) { return table_name(info.param); });
+std::string case_name(const testing::TestParamInfo<TernaryGemm::ParamType>& info) {
+  constexpr const char* kNames[] = {"t2", "t1", "lut"};
+  const Layout layout = std::get<1>(info.param);
+  return table_name(std::get<0>(info.param)) + "_" + kNames[static_cast<int>(layout)];
+}
+
+INSTANTIATE_TEST_SUITE_P(Isa, TernaryGemm,
+                         testing::Combine(testing::ValuesIn(tables()),
+                                          testing::Values(Layout::t2, Layout::t1, Layout::lut)),
+                         case_name);
 
 }  // namespace
 }  // namespace wf::test

@@ -16,7 +16,8 @@ from wrinklefree import _native, reference
 _native.require()
 _ops: Any = torch.ops.wrinklefree
 
-Layout = Literal["t2", "i2s", "tq1_0", "tq2_0", "q4_0", "hf"]
+KernelLayout = Literal["t2", "t1", "lut"]
+Layout = Literal[KernelLayout, "i2s", "tq1_0", "tq2_0", "q4_0", "hf"]
 
 
 def quantize_act_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,6 +62,8 @@ def pack_ternary(codes: torch.Tensor, scale: torch.Tensor, layout: Layout) -> to
 def _size_bytes(layout: str, n: int, k: int) -> int:
     sizes = {
         "t2": -(-n // 16) * -(-k // 16) * 64,
+        "t1": -(-n // 16) * -(-k // 20) * 64,
+        "lut": -(-n // 32) * -(-k // 4) * 32,
         "i2s": n * k // 4 + 32,
         "tq1_0": n * (k // 256) * 54,
         "tq2_0": n * (k // 256) * 66,
@@ -79,7 +82,7 @@ def _(codes: torch.Tensor, scale: torch.Tensor, layout: str) -> torch.Tensor:
 def unpack_ternary(
     packed: torch.Tensor, layout: Layout, n: int, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes int8 [n, k] and the stored scale, float32 []; t2 and hf store none and give 1.
+    """Codes int8 [n, k] and the stored scale, float32 []; t2, t1, lut and hf store none: 1.
 
     Raises RuntimeError for bytes that hold no ternary matrix with one scale.
     """
@@ -101,9 +104,11 @@ def ternary_linear(
     scale: torch.Tensor,
     n: int,
     bias: torch.Tensor | None = None,
+    *,
+    layout: KernelLayout = "t2",
 ) -> torch.Tensor:
-    """y [..., n] = Q(x) @ W.T + bias; `packed` is W [n, K] in layout t2. No gradient."""
-    y: torch.Tensor = _ops.ternary_linear(x, packed, scale, n, bias)
+    """y [..., n] = Q(x) @ W.T + bias; `packed` is W [n, K] in `layout`. No gradient."""
+    y: torch.Tensor = _ops.ternary_linear(x, packed, scale, n, bias, layout)
     return y
 
 
@@ -114,18 +119,21 @@ def _(
     scale: torch.Tensor,
     n: int,
     bias: torch.Tensor | None = None,
+    layout: str = "t2",
 ) -> torch.Tensor:
     return torch.empty((*x.shape[:-1], n), dtype=x.dtype, device=x.device)
 
 
-def ternary_matmul_int32(q: torch.Tensor, packed: torch.Tensor, n: int) -> torch.Tensor:
+def ternary_matmul_int32(
+    q: torch.Tensor, packed: torch.Tensor, n: int, *, layout: KernelLayout = "t2"
+) -> torch.Tensor:
     """The exact integer sums of `ternary_linear`: int32 [M, n] from q int8 [M, K]."""
-    acc: torch.Tensor = _ops.ternary_matmul_int32(q, packed, n)
+    acc: torch.Tensor = _ops.ternary_matmul_int32(q, packed, n, layout)
     return acc
 
 
 @torch.library.register_fake("wrinklefree::ternary_matmul_int32")
-def _(q: torch.Tensor, packed: torch.Tensor, n: int) -> torch.Tensor:
+def _(q: torch.Tensor, packed: torch.Tensor, n: int, layout: str = "t2") -> torch.Tensor:
     return torch.empty((q.shape[0], n), dtype=torch.int32, device=q.device)
 
 

@@ -14,16 +14,22 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
     w = torch.randn(7, 33, generator=generator)
     codes = torch.randint(-1, 2, (7, 33), generator=generator, dtype=torch.int8)
     scale = torch.tensor(0.25)
-    packed = torch.ops.wrinklefree.pack_ternary(codes, scale, "t2")
+    pack = torch.ops.wrinklefree.pack_ternary
+    packed, t1, lut = (pack(codes, scale, layout) for layout in ("t2", "t1", "lut"))
     q = torch.randint(-127, 128, (3, 33), generator=generator, dtype=torch.int8)
     spread = torch.eye(33) + 0.1 * torch.randn(33, 33, generator=generator).triu()
     return {
         "quantize_act_int8": [(x,), (x[:0],), (x.reshape(5, 1, 33),)],
         "ternary_quantize": [(w,)],
-        "pack_ternary": [(codes, scale, layout) for layout in ("t2", "hf")],
-        "unpack_ternary": [(packed, "t2", 7, 33)],
-        "ternary_linear": [(x, packed, scale, 7, None), (x[0], packed, scale, 7, torch.randn(7))],
-        "ternary_matmul_int32": [(q, packed, 7)],
+        "pack_ternary": [(codes, scale, layout) for layout in ("t2", "t1", "lut", "hf")],
+        "unpack_ternary": [(packed, "t2", 7, 33), (t1, "t1", 7, 33), (lut, "lut", 7, 33)],
+        "ternary_linear": [
+            (x, packed, scale, 7, None),
+            (x[0], packed, scale, 7, torch.randn(7)),
+            (x, t1, scale, 7, None, "t1"),
+            (x, lut, scale, 7, None, "lut"),
+        ],
+        "ternary_matmul_int32": [(q, packed, 7), (q, t1, 7, "t1"), (q, lut, 7, "lut")],
         "fake_quant_ternary": [(w.clone().requires_grad_(), 0.5), (w, 1.0)],
         "fake_quant_act": [(x.clone().requires_grad_(), 0.5), (x, 1.0)],
         "gptq_round": [(w, spread, 0.6, 1.2), (w[:1], spread, 0.6, 1.2)],

@@ -26,46 +26,56 @@ def random_x(m: int, k: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(m, k, generator=torch.Generator().manual_seed(seed))
 
 
-def t2(codes: torch.Tensor) -> torch.Tensor:
-    return ops.pack_ternary(codes, torch.tensor(1.0), "t2")
+def pack(codes: torch.Tensor, layout: ops.KernelLayout = "t2") -> torch.Tensor:
+    return ops.pack_ternary(codes, torch.tensor(1.0), layout)
 
 
+layouts = pytest.mark.parametrize("layout", ["t2", "t1", "lut"])
+
+
+@layouts
 @pytest.mark.parametrize("m", ROWS)
-def test_sums_are_exact_and_rows_independent(m: int) -> None:
+def test_sums_are_exact_and_rows_independent(m: int, layout: ops.KernelLayout) -> None:
     codes = random_codes(63, 257)
+    packed = pack(codes, layout)
     q = torch.randint(-128, 128, (m, 257), dtype=torch.int8, generator=torch.Generator())
-    acc = ops.ternary_matmul_int32(q, t2(codes), 63)
+    acc = ops.ternary_matmul_int32(q, packed, 63, layout=layout)
     assert torch.equal(acc, reference.ternary_matmul_int32(q, codes))
-    one_by_one = [ops.ternary_matmul_int32(q[r : r + 1], t2(codes), 63) for r in range(m)]
+    one_by_one = [
+        ops.ternary_matmul_int32(q[r : r + 1], packed, 63, layout=layout) for r in range(m)
+    ]
     assert torch.equal(acc, torch.cat(one_by_one))
 
 
+@layouts
 @pytest.mark.parametrize("k", COLUMNS)
 @pytest.mark.parametrize("n", [1, 2, 5, 16, 17, 63])
-def test_linear_equals_reference_bit_for_bit(n: int, k: int) -> None:
+def test_linear_equals_reference_bit_for_bit(n: int, k: int, layout: ops.KernelLayout) -> None:
     codes, scale, x = random_codes(n, k), torch.tensor(0.037), random_x(3, k)
     bias = random_x(1, n, seed=2)[0]
-    y = ops.ternary_linear(x, t2(codes), scale, n, bias)
+    y = ops.ternary_linear(x, pack(codes, layout), scale, n, bias, layout=layout)
     assert torch.equal(y, reference.ternary_linear(x, codes, scale, bias))
 
 
+@layouts
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("q_value", [127, -127, -128])
-def test_extremes_do_not_saturate(sign: int, q_value: int) -> None:
+def test_extremes_do_not_saturate(sign: int, q_value: int, layout: ops.KernelLayout) -> None:
     k = 16384
     codes = torch.full((17, k), sign, dtype=torch.int8)
     q = torch.full((5, k), q_value, dtype=torch.int8)
-    assert (ops.ternary_matmul_int32(q, t2(codes), 17) == sign * q_value * k).all()
+    acc = ops.ternary_matmul_int32(q, pack(codes, layout), 17, layout=layout)
+    assert (acc == sign * q_value * k).all()
 
 
 def test_special_rows_change_no_other_row() -> None:
     x = random_x(6, 129)
-    plain = ops.ternary_linear(x, t2(random_codes(9, 129)), torch.tensor(0.5), 9)
+    plain = ops.ternary_linear(x, pack(random_codes(9, 129)), torch.tensor(0.5), 9)
     x[1] = 0
     x[2] = 0
     x[2, 5] = 1e-30
     x[4] = 1e-40
-    y = ops.ternary_linear(x, t2(random_codes(9, 129)), torch.tensor(0.5), 9)
+    y = ops.ternary_linear(x, pack(random_codes(9, 129)), torch.tensor(0.5), 9)
     assert (y[1] == 0).all()
     assert torch.isfinite(y).all()
     for row in (0, 3, 5):
@@ -100,7 +110,7 @@ def test_strides_do_not_matter(view: object) -> None:
     codes, scale = random_codes(7, k), torch.tensor(0.5)
     for op in (
         lambda v: ops.quantize_act_int8(v)[0],
-        lambda v: ops.ternary_linear(v, t2(codes), scale, 7),
+        lambda v: ops.ternary_linear(v, pack(codes), scale, 7),
         lambda v: ops.fake_quant_act(v, 0.3),
         lambda v: ops.fake_quant_ternary(v, 0.3),
         lambda v: ops.ternary_quantize(v)[0],
@@ -127,7 +137,7 @@ def test_threads_do_not_change_bits() -> None:
     try:
         for threads in (1, 2, 3, 8):
             torch.set_num_threads(threads)
-            y = ops.ternary_linear(x, t2(codes), torch.tensor(0.1), 640)
+            y = ops.ternary_linear(x, pack(codes), torch.tensor(0.1), 640)
             results.append((y, ops.fake_quant_ternary(w, 0.5), ops.ternary_quantize(w)[1]))
     finally:
         torch.set_num_threads(before)
@@ -135,18 +145,24 @@ def test_threads_do_not_change_bits() -> None:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-@settings(max_examples=40, deadline=None)
-@given(m=st.integers(0, 9), n=st.integers(1, 40), k=st.integers(1, 300), seed=st.integers(0, 2**31))
-def test_any_shape(m: int, n: int, k: int, seed: int) -> None:
+@settings(max_examples=60, deadline=None)
+@given(
+    m=st.integers(0, 9),
+    n=st.integers(1, 40),
+    k=st.integers(1, 300),
+    seed=st.integers(0, 2**31),
+    layout=st.sampled_from(["t2", "t1", "lut"]),
+)
+def test_any_shape(m: int, n: int, k: int, seed: int, layout: ops.KernelLayout) -> None:
     codes, x = random_codes(n, k, seed), random_x(m, k, seed)
-    y = ops.ternary_linear(x, t2(codes), torch.tensor(0.3), n)
+    y = ops.ternary_linear(x, pack(codes, layout), torch.tensor(0.3), n, layout=layout)
     assert torch.equal(y, reference.ternary_linear(x, codes, torch.tensor(0.3)))
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiles_without_graph_break(backend: str) -> None:
     codes = random_codes(8, 48)
-    packed = t2(codes)
+    packed = pack(codes)
 
     def layer(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         y = ops.ternary_linear(x, packed, torch.tensor(0.5), 8)

@@ -12,7 +12,7 @@ from gguf.quants import dequantize, quantize
 
 from wrinklefree import ops
 
-LAYOUTS = ["t2", "i2s", "tq1_0", "tq2_0", "q4_0", "hf"]
+LAYOUTS = ["t2", "t1", "lut", "i2s", "tq1_0", "tq2_0", "q4_0", "hf"]
 
 
 def random_codes(n: int, k: int) -> torch.Tensor:
@@ -26,7 +26,7 @@ def test_round_trip(layout: ops.Layout) -> None:
     packed = ops.pack_ternary(codes, scale, layout)
     back, back_scale = ops.unpack_ternary(packed, layout, 6, 512)
     assert torch.equal(back, codes)
-    assert float(back_scale) == (1.0 if layout in ("t2", "hf") else 0.0625)
+    assert float(back_scale) == (1.0 if layout in ("t2", "t1", "lut", "hf") else 0.0625)
 
 
 @pytest.mark.parametrize("layout", ["tq1_0", "tq2_0"])
