@@ -15,6 +15,9 @@ namespace wf {
 // Element types of a dense (unquantized) weight matrix.
 enum class DenseType : std::uint8_t { f32, f16, bf16, q8_0 };
 
+// Element types of what is trained.
+enum class TrainType : std::uint8_t { f32, bf16 };
+
 // What a gated feed-forward layer does with its gate: x / (1 + e^-x), or max(x, 0)^2.
 enum class Gate : std::uint8_t { silu, relu2 };
 
@@ -82,10 +85,17 @@ struct KernelTable {
 
   // Sum of |w| in float64, in a fixed order. The scale of a matrix is
   // max(float(sum over its rows, in order, of sum_abs(row) / (n * k)), 1e-5).
-  double (*sum_abs)(const float* w, std::int64_t count) noexcept;
+  double (*sum_abs)(const void* w, TrainType type, std::int64_t count) noexcept;
   // code = clamp(rint(w * (1 / scale)), -1, 1). w must be finite.
   void (*ternary_codes)(const float* w, std::int64_t count, float scale,
                         std::int8_t* codes) noexcept;
+  // out = w + lambda * (scale * code - w), rounded once to `type`.
+  void (*fake_quant_ternary)(const void* w, TrainType type, std::int64_t count, float scale,
+                             float lambda, bool around_cache, void* out) noexcept;
+  // out = x + lambda * (scale * q - x) with q and scale of each row as quantize_act_int8 has them.
+  // around_cache: write results past the caches, for more than they hold.
+  void (*fake_quant_act)(const void* x, TrainType type, std::int64_t rows, std::int64_t k,
+                         float lambda, bool around_cache, void* out) noexcept;
 
   // y[r, j] = sum over k of x[r, k] * w[j, k] for n_begin <= j < n_end, for dense rows of `type`
   // one after the other (Q8_0 as in GGUF: k is a multiple of 32). In float32, the same bits for any

@@ -36,3 +36,19 @@ inline F8 exponent_of_biased(F8 a) {
   const __m256i n = _mm256_sub_epi32(_mm256_castps_si256(a.v), _mm256_set1_epi32(0x4b400000 - 127));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(n, 23))};
 }
+
+// Copies bytes with stores that do not read the lines they replace. Bytes before
+// and after the whole vectors of an aligned `to` are copied plainly.
+inline void copy_around_cache(void* to, const void* from, std::int64_t bytes) {
+  auto* out = static_cast<std::uint8_t*>(to);
+  const auto* in = static_cast<const std::uint8_t*>(from);
+  const auto head = static_cast<std::int64_t>(-reinterpret_cast<std::uintptr_t>(to) & 31u);
+  std::int64_t done = head < bytes ? head : bytes;
+  __builtin_memcpy(out, in, static_cast<std::size_t>(done));
+  for (; done + 32 <= bytes; done += 32) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(out + done),
+                        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + done)));
+  }
+  __builtin_memcpy(out + done, in + done, static_cast<std::size_t>(bytes - done));
+  _mm_sfence();
+}

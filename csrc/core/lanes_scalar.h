@@ -65,3 +65,8 @@ inline F8 exponent_of_biased(F8 a) {
   }
   return out;
 }
+
+// Instruction sets with such stores copy past the caches.
+inline void copy_around_cache(void* to, const void* from, std::int64_t bytes) {
+  __builtin_memcpy(to, from, static_cast<std::size_t>(bytes));
+}

@@ -4,6 +4,8 @@
 #include "act_quant.inl"
 #include "norm.inl"
 //
+#include "fake_quant.inl"
+//
 #include "attention.inl"
 #include "dense.inl"
 #include "ternary_gemm.inl"
@@ -24,6 +26,8 @@ constexpr KernelTable make_table(const char* isa) {
       .gemm_lut_i32 = gemm_lut_i32,
       .sum_abs = sum_abs,
       .ternary_codes = ternary_codes,
+      .fake_quant_ternary = fake_quant_ternary,
+      .fake_quant_act = fake_quant_act,
       .gemm_f32_dense = gemm_f32_dense,
       .rms_norm = rms_norm,
       .gated_act = gated_act,

@@ -1,22 +1,28 @@
 // Absmean ternary quantization of weights.
 
 // 16 running sums whatever the register width, so that every instruction set adds in one order.
-double sum_abs(const float* w, std::int64_t count) noexcept {
+template <class T>
+inline double sum_abs_of(const T* w, std::int64_t count) {
   constexpr int kLanes = 16;
   double lanes[kLanes] = {};
   std::int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
     for (int lane = 0; lane < kLanes; ++lane) {
-      lanes[lane] += static_cast<double>(__builtin_fabsf(w[i + lane]));
+      lanes[lane] += static_cast<double>(__builtin_fabsf(widen(w[i + lane])));
     }
   }
   for (int lane = 0; i < count; ++i, ++lane) {
-    lanes[lane] += static_cast<double>(__builtin_fabsf(w[i]));
+    lanes[lane] += static_cast<double>(__builtin_fabsf(widen(w[i])));
   }
   for (int width = kLanes / 2; width > 0; width /= 2) {
     for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
   }
   return lanes[0];
+}
+
+double sum_abs(const void* w, TrainType type, std::int64_t count) noexcept {
+  return type == TrainType::f32 ? sum_abs_of(static_cast<const float*>(w), count)
+                                : sum_abs_of(static_cast<const Bf16*>(w), count);
 }
 
 void ternary_codes(const float* w, std::int64_t count, float scale, std::int8_t* codes) noexcept {

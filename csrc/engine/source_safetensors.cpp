@@ -116,7 +116,8 @@ class SafetensorsSource : public TensorSource {
       }
     };
     double sum = 0;
-    for_each_row([&](int64_t, const float* row) { sum += kernels.sum_abs(row, k); });
+    for_each_row(
+        [&](int64_t, const float* row) { sum += kernels.sum_abs(row, TrainType::f32, k); });
     if (!std::isfinite(sum)) {
       throw FormatError(entry.file->path(),
                         "tensor '" + request.name + "' holds a NaN or infinity");

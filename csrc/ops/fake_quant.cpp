@@ -1,63 +1,43 @@
 // Quantize-dequantize for training, blended by lambda: v + lam * (Q(v) - v). The straight-through
 // backward (the gradient itself) is registered in ops.py.
-#include <algorithm>
-#include <cmath>
-
 #include "tensors.h"
 
 namespace wf::ops {
 namespace {
 
-// Rounds |v| < 2^22 half to even, exactly, in a form that compilers vectorise.
-inline float round_even(float v) {
-  constexpr float kBias = 12582912.0f;  // 1.5 * 2^23
-  return (v + kBias) - kBias;
-}
+// Results larger than this are written around the caches: no reader would find them there.
+constexpr std::int64_t kCachedBytes = 32 << 20;
 
-Tensor fake_quant_ternary(const Tensor& w_in, double lam_in) {
+Tensor fake_quant_ternary(const Tensor& w_in, double lam) {
   STD_TORCH_CHECK(w_in.dim() == 2 && w_in.numel() > 0,
                   "fake_quant_ternary: expected a weight [N, K] that is not empty");
-  const Tensor w = as_float(w_in);
-  const std::int64_t n = w.size(0), k = w.size(1);
-  const float* from = w.const_data_ptr<float>();
-  const float scale = absmean(from, n, k);
-  const float inverse = 1.0f / scale, lam = static_cast<float>(lam_in);
-  Tensor out = empty({n, k}, ScalarType::Float);
-  auto* to = out.mutable_data_ptr<float>();
+  const TrainMatrix w(w_in);
+  const KernelTable& table = kernels();
+  const std::int64_t n = w_in.size(0), k = w_in.size(1), bytes = w.element_bytes();
+  const float scale = absmean(w, n, k);
+  Tensor out = empty({n, k}, w.tensor.scalar_type());
+  auto* to = static_cast<char*>(out.mutable_data_ptr());
   parallel(n, kGrainElements / k, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin * k; i < end * k; ++i) {
-      const float code = round_even(std::min(std::max(from[i] * inverse, -1.0f), 1.0f));
-      to[i] = lam == 1.0f ? code * scale : from[i] + lam * (code * scale - from[i]);
-    }
+    table.fake_quant_ternary(w.at(begin * k), w.type, (end - begin) * k, scale,
+                             static_cast<float>(lam), n * k * bytes > kCachedBytes,
+                             to + begin * k * bytes);
   });
-  return out;
+  return w_in.scalar_type() == out.scalar_type() ? out : torch::stable::to(out, w_in.scalar_type());
 }
 
-Tensor fake_quant_act(const Tensor& x_in, double lam_in) {
+Tensor fake_quant_act(const Tensor& x_in, double lam) {
   const auto [rows, k] = rows_of(x_in, "fake_quant_act");
-  const Tensor x = as_float(x_in);
-  const float lam = static_cast<float>(lam_in);
-  Tensor out = empty(shape_of(x), ScalarType::Float);
-  const float* from = x.const_data_ptr<float>();
-  auto* to = out.mutable_data_ptr<float>();
+  const TrainMatrix x(x_in);
+  const KernelTable& table = kernels();
+  const std::int64_t bytes = x.element_bytes();
+  Tensor out = empty(shape_of(x_in), x.tensor.scalar_type());
+  auto* to = static_cast<char*>(out.mutable_data_ptr());
+  const bool around_cache = rows * k * bytes > kCachedBytes;
   parallel(rows, kGrainElements / k, [&, k = k](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) {
-      const float* v = from + row * k;
-      float most = 1e-5f;
-      bool is_finite = true;
-      for (std::int64_t i = 0; i < k; ++i) {
-        most = std::max(most, std::fabs(v[i]));
-        is_finite &= std::isfinite(v[i]);
-      }
-      const float inverse = 127.0f / most;
-      const float step = is_finite ? most / 127.0f : NAN;
-      for (std::int64_t i = 0; i < k; ++i) {
-        const float q = round_even(v[i] * inverse) * step;
-        to[row * k + i] = lam == 1.0f ? q : v[i] + lam * (q - v[i]);
-      }
-    }
+    table.fake_quant_act(x.at(begin * k), x.type, end - begin, k, static_cast<float>(lam),
+                         around_cache, to + begin * k * bytes);
   });
-  return x_in.scalar_type() == ScalarType::Float ? out : torch::stable::to(out, x_in.scalar_type());
+  return x_in.scalar_type() == out.scalar_type() ? out : torch::stable::to(out, x_in.scalar_type());
 }
 
 }  // namespace

@@ -7,11 +7,13 @@
 
 namespace wf::ops {
 
-float absmean(const float* w, std::int64_t n, std::int64_t k) {
+float absmean(const TrainMatrix& w, std::int64_t n, std::int64_t k) {
   const KernelTable& table = kernels();
   std::vector<double> sums(static_cast<std::size_t>(n));
   parallel(n, kGrainElements / k, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) sums[row] = table.sum_abs(w + row * k, k);
+    for (std::int64_t row = begin; row < end; ++row) {
+      sums[static_cast<std::size_t>(row)] = table.sum_abs(w.at(row * k), w.type, k);
+    }
   });
   double total = 0;
   for (const double sum : sums) total += sum;
@@ -46,7 +48,7 @@ static std::tuple<Tensor, Tensor> ternary_quantize(const Tensor& w_in) {
   const Tensor w = as_float(w_in);
   const std::int64_t n = w.size(0), k = w.size(1);
   const float* from = w.const_data_ptr<float>();
-  const float scale = absmean(from, n, k);
+  const float scale = absmean(TrainMatrix(w), n, k);
   const KernelTable& table = kernels();
   Tensor codes = empty({n, k}, ScalarType::Char);
   auto* to = codes.mutable_data_ptr<std::int8_t>();

@@ -66,7 +66,22 @@ void parallel(std::int64_t count, std::int64_t grain, const Body& body) {
 // Elements that are worth waking another thread for.
 constexpr std::int64_t kGrainElements = 32768;
 
+// A matrix [n, k] to train: float32 and bfloat16 as they are, other types as float32.
+struct TrainMatrix {
+  Tensor tensor;
+  TrainType type;
+
+  explicit TrainMatrix(const Tensor& t)
+      : tensor(t.scalar_type() == ScalarType::BFloat16 ? as_contiguous(t) : as_float(t)),
+        type(t.scalar_type() == ScalarType::BFloat16 ? TrainType::bf16 : TrainType::f32) {}
+
+  std::int64_t element_bytes() const { return type == TrainType::bf16 ? 2 : 4; }
+  const char* at(std::int64_t element) const {
+    return static_cast<const char*>(tensor.const_data_ptr()) + element * element_bytes();
+  }
+};
+
 // max(mean |w|, 1e-5), summed in float64 row by row in order: the same bits for any thread count.
-float absmean(const float* w, std::int64_t n, std::int64_t k);
+float absmean(const TrainMatrix& w, std::int64_t n, std::int64_t k);
 
 }  // namespace wf::ops

@@ -18,8 +18,8 @@ TEST_P(WeightQuant, SumHasOneOrderOnEveryTable) {
     for (float& v : w) v = normal(rng);
     long double exact = 0;
     for (float v : w) exact += std::fabs(static_cast<long double>(v));
-    const double sum = GetParam()->sum_abs(w.data(), count);
-    EXPECT_EQ(sum, find("scalar")->sum_abs(w.data(), count));
+    const double sum = GetParam()->sum_abs(w.data(), TrainType::f32, count);
+    EXPECT_EQ(sum, find("scalar")->sum_abs(w.data(), TrainType::f32, count));
     EXPECT_NEAR(sum, static_cast<double>(exact), 1e-13 * static_cast<double>(exact));
   }
 }

@@ -138,14 +138,14 @@ def _(q: torch.Tensor, packed: torch.Tensor, n: int, layout: str = "t2") -> torc
 
 
 def fake_quant_ternary(w: torch.Tensor, lam: float) -> torch.Tensor:
-    """w + lam * (Q(w) - w), float32 [N, K]; the gradient passes straight through."""
+    """w + lam * (Q(w) - w), [N, K] in the type of w; the gradient passes straight through."""
     blended: torch.Tensor = _ops.fake_quant_ternary(w, lam)
     return blended
 
 
 @torch.library.register_fake("wrinklefree::fake_quant_ternary")
 def _(w: torch.Tensor, lam: float) -> torch.Tensor:
-    return torch.empty(w.shape, dtype=torch.float32, device=w.device)
+    return torch.empty(w.shape, dtype=w.dtype, device=w.device)
 
 
 def fake_quant_act(x: torch.Tensor, lam: float) -> torch.Tensor:

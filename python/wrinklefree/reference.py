@@ -42,10 +42,10 @@ def ternary_linear(
 
 
 def fake_quant_ternary(w: torch.Tensor, lam: float) -> torch.Tensor:
-    """w + lam * (Q(w) - w), float32."""
+    """w + lam * (Q(w) - w), in float32 and rounded once to the type of w."""
     codes, scale = ternary_quantize(w)
     quantized = codes.to(torch.float32) * scale
-    return quantized if lam == 1.0 else w.float() + lam * (quantized - w.float())
+    return (quantized if lam == 1.0 else w.float() + lam * (quantized - w.float())).to(w.dtype)
 
 
 def fake_quant_act(x: torch.Tensor, lam: float) -> torch.Tensor:

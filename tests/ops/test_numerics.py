@@ -90,7 +90,28 @@ def test_activations_in_every_float_type(dtype: torch.dtype) -> None:
     expected_q, expected_scale = reference.quantize_act_int8(x)
     assert torch.equal(q, expected_q)
     assert torch.equal(scale, expected_scale)
-    assert torch.equal(ops.fake_quant_act(x, 1.0), reference.fake_quant_act(x, 1.0))
+    for lam in (0.3, 1.0):
+        assert torch.equal(ops.fake_quant_act(x, lam), reference.fake_quant_act(x, lam))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("lam", [0.3, 1.0])
+def test_weights_of_every_float_type_keep_it(dtype: torch.dtype, lam: float) -> None:
+    w = random_x(19, 77).to(dtype).requires_grad_()
+    blended = ops.fake_quant_ternary(w, lam)
+    assert blended.dtype == dtype
+    assert torch.equal(blended.detach(), reference.fake_quant_ternary(w.detach(), lam))
+    blended.sum().backward()
+    assert w.grad is not None
+    assert torch.equal(w.grad, torch.ones_like(w))
+
+
+def test_results_larger_than_the_caches_are_the_same() -> None:
+    big = random_x(1030, 8195)  # 34 MB, and no row begins at a multiple of 32 bytes
+    codes, scale = ops.ternary_quantize(big)
+    assert torch.equal(ops.fake_quant_ternary(big, 1.0), codes * scale)
+    halves = [ops.fake_quant_act(half, 0.3) for half in big.split(515)]
+    assert torch.equal(ops.fake_quant_act(big, 0.3), torch.cat(halves))
 
 
 @pytest.mark.parametrize(

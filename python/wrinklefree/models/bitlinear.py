@@ -71,7 +71,7 @@ class BitLinear(nn.Linear):
         return F.linear(ops.fake_quant_act(x_BLK, lam), w_NK, self.bias)
 
     def _quantized(self, lam: float) -> torch.Tensor:
-        return ops.fake_quant_ternary(self.weight, lam).to(self.weight.dtype)
+        return ops.fake_quant_ternary(self.weight, lam)
 
     @torch.no_grad()
     def hold_weight(self) -> None:
