@@ -129,6 +129,8 @@ py::dict info(const PyModel& self) {
   info["bits_per_weight"] = 8.0 * static_cast<double>(bytes) / static_cast<double>(total);
   info["kv_bytes_per_token"] = config.layers * 2 * config.kv_width() * 4;
   info["isa"] = self.model.kernels().isa;
+  info["layout"] = self.model.layout() == TernaryLayout::t1 ? "t1" : "t2";
+  info["layout_reason"] = self.model.layout_reason();
   info["threads"] = self.model.threads();
   info["notes"] = weights.notes;
   return info;
@@ -216,12 +218,15 @@ void bind_model(py::module_& module) {
   bind_sampler(module);
   bind_step(module);
   py::class_<PyModel>(module, "Model", "A loaded model. One step runs at a time.")
-      .def(py::init([](const std::string& path, int threads, int64_t context, bool act_quant) {
+      .def(py::init([](const std::string& path, int threads, int64_t context, bool act_quant,
+                       const std::string& layout) {
              py::gil_scoped_release release;
-             return std::make_unique<PyModel>(path, ModelOptions{threads, context, act_quant});
+             return std::make_unique<PyModel>(path,
+                                              ModelOptions{threads, context, act_quant, layout});
            }),
            py::arg("path"), py::kw_only(), py::arg("threads") = 0, py::arg("context") = 0,
-           py::arg("act_quant") = true, "Raises FormatError or ModelError.")
+           py::arg("act_quant") = true, py::arg("layout") = "auto",
+           "Raises FormatError or ModelError.")
       .def_property_readonly("info", &info)
       .def_property_readonly("metadata", &metadata, "GGUF metadata; {} for a directory.")
       .def(

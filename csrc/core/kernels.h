@@ -18,6 +18,9 @@ enum class DenseType : std::uint8_t { f32, f16, bf16, q8_0 };
 // Element types of what is trained.
 enum class TrainType : std::uint8_t { f32, bf16 };
 
+// Layouts of ternary matrices that kernels run on; layout/*.h.
+enum class TernaryLayout : std::uint8_t { t2, t1, lut };
+
 // What a gated feed-forward layer does with its gate: x / (1 + e^-x), or max(x, 0)^2.
 enum class Gate : std::uint8_t { silu, relu2 };
 

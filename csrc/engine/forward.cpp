@@ -138,9 +138,10 @@ void Forward::product(const Matrix& matrix, Range range, float* out) const {
   const int64_t n = matrix.rows();
   const int64_t k = matrix.columns();
   if (matrix.is_ternary()) {
-    kernels_.gemm_s8_t2(codes_.data(), act_stride(k), code_scales_.data(), code_sums_.data(),
-                        num_rows(), matrix.data(), matrix.scale(), k, range.begin, range.end, out,
-                        n);
+    const auto gemm =
+        matrix.layout() == TernaryLayout::t1 ? kernels_.gemm_s8_t1 : kernels_.gemm_s8_t2;
+    gemm(codes_.data(), act_stride(k), code_scales_.data(), code_sums_.data(), num_rows(),
+         matrix.data(), matrix.scale(), k, range.begin, range.end, out, n);
   } else {
     kernels_.gemm_f32_dense(inputs_.data(), k, num_rows(), matrix.data(), matrix.type(), k,
                             range.begin, range.end, out, n);

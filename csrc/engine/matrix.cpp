@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "layout/half.h"
+#include "layout/t1.h"
 #include "layout/t2.h"
 
 namespace wf::engine {
@@ -12,13 +13,20 @@ constexpr int64_t kQ8Block = 32;
 constexpr int64_t kQ8BlockBytes = 34;  // float16 scale, then 32 int8
 }  // namespace
 
-Matrix Matrix::ternary(int64_t rows, int64_t columns) {
+// Both layouts have panels of 16 rows, so that work is divided alike.
+static_assert(t1::kRows == t2::kRows);
+
+Matrix Matrix::ternary(int64_t rows, int64_t columns, TernaryLayout layout) {
   Matrix matrix;
   matrix.rows_ = rows;
   matrix.columns_ = columns;
   matrix.is_ternary_ = true;
-  matrix.data_ = Buffer(static_cast<size_t>(t2::size_bytes(rows, columns)));
-  t2::pack_padding_rows(rows, columns, matrix.data_.as<uint8_t>());
+  matrix.layout_ = layout;
+  const bool is_t1 = layout == TernaryLayout::t1;
+  const int64_t bytes = is_t1 ? t1::size_bytes(rows, columns) : t2::size_bytes(rows, columns);
+  matrix.data_ = Buffer(static_cast<size_t>(bytes));
+  (is_t1 ? t1::pack_padding_rows : t2::pack_padding_rows)(rows, columns,
+                                                          matrix.data_.as<uint8_t>());
   return matrix;
 }
 
@@ -35,7 +43,8 @@ Matrix Matrix::to_float() const {
   Matrix matrix = dense(rows_, columns_, DenseType::f32);
   std::vector<int8_t> codes(static_cast<size_t>(columns_));
   for (int64_t r = 0; r < rows_; ++r) {
-    t2::unpack_row(data(), r, columns_, codes.data());
+    (layout_ == TernaryLayout::t1 ? t1::unpack_row : t2::unpack_row)(data(), r, columns_,
+                                                                     codes.data());
     auto* out = reinterpret_cast<float*>(matrix.row(r));
     for (int64_t i = 0; i < columns_; ++i) out[i] = scale_ * static_cast<float>(codes[i]);
   }
@@ -44,7 +53,8 @@ Matrix Matrix::to_float() const {
 }
 
 void Matrix::set_codes(int64_t row, const int8_t* codes) {
-  t2::pack_row(codes, row, columns_, data_.as<uint8_t>());
+  (layout_ == TernaryLayout::t1 ? t1::pack_row : t2::pack_row)(codes, row, columns_,
+                                                               data_.as<uint8_t>());
 }
 
 int64_t Matrix::dense_row_bytes(DenseType type, int64_t columns) {

@@ -1,4 +1,4 @@
-// One weight matrix in its one resident layout: ternary codes in t2, or dense rows as stored.
+// One weight matrix in its one resident layout: ternary codes in t2 or t1, or dense rows as stored.
 #pragma once
 
 #include <cstdint>
@@ -13,12 +13,13 @@ class Matrix {
  public:
   Matrix() = default;
   // Both start as zeros; rows are filled in any order.
-  static Matrix ternary(int64_t rows, int64_t columns);
+  static Matrix ternary(int64_t rows, int64_t columns, TernaryLayout layout);
   static Matrix dense(int64_t rows, int64_t columns, DenseType type);
 
   int64_t rows() const { return rows_; }
   int64_t columns() const { return columns_; }
   bool is_ternary() const { return is_ternary_; }
+  TernaryLayout layout() const { return layout_; }
   DenseType type() const { return type_; }
   float scale() const { return scale_; }
   size_t bytes() const { return data_.size(); }
@@ -45,6 +46,7 @@ class Matrix {
   int64_t rows_ = 0;
   int64_t columns_ = 0;
   bool is_ternary_ = false;
+  TernaryLayout layout_ = TernaryLayout::t2;
   DenseType type_ = DenseType::f32;
   float scale_ = 0;
   Buffer data_;

@@ -9,6 +9,7 @@
 #include "dispatch.h"
 #include "error.h"
 #include "json.h"
+#include "layout_choice.h"
 
 namespace wf::engine {
 
@@ -49,11 +50,21 @@ const KernelTable& checked_kernels() {
 // Below about 1 MiB of weights each, threads wait for each other longer than they work.
 constexpr size_t kMinThreadBytes = 1 << 20;
 
-int choose_threads(int wanted, const Weights& weights) {
+int choose_threads(int wanted, size_t weight_bytes) {
   if (wanted != 0) return wanted;
+  return static_cast<int>(std::min<size_t>(usable_cpus(), 1 + weight_bytes / kMinThreadBytes));
+}
+
+size_t weight_bytes(const Weights& weights) {
   size_t bytes = 0;
   for (const Matrix* matrix : weights.matrices()) bytes += matrix->bytes();
-  return static_cast<int>(std::min<size_t>(usable_cpus(), 1 + bytes / kMinThreadBytes));
+  return bytes;
+}
+
+// Of all linear layers in t2, without padding.
+int64_t ternary_bytes(const ModelConfig& config) {
+  const int64_t attention = config.hidden * 2 * (config.q_width() + config.kv_width());
+  return config.layers * (attention + 3 * config.hidden * config.intermediate) / 4;
 }
 
 // Samples or keeps logits; runs on the pool's threads, so what goes wrong is remembered.
@@ -118,9 +129,25 @@ Model::Model(const std::string& path, const ModelOptions& options) : kernels_(ch
     }
     config_.context = options.context;
   }
-  weights_ = load_weights(config_, *source, options.act_quant, path);
-  pool_ = std::make_unique<ThreadPool>(choose_threads(options.threads, *weights_));
+  choose_layout(options);
+  weights_ = load_weights(config_, *source, {options.act_quant, layout_}, path);
+  pool_ = std::make_unique<ThreadPool>(choose_threads(options.threads, weight_bytes(*weights_)));
   forward_ = std::make_unique<Forward>(config_, *weights_, kernels_, *pool_);
+}
+
+void Model::choose_layout(const ModelOptions& options) {
+  if (options.layout == "auto") {
+    const int64_t bytes = ternary_bytes(config_);
+    const int threads = choose_threads(options.threads, static_cast<size_t>(bytes));
+    const LayoutChoice& choice = wf::choose_layout(kernels_.isa, threads, bytes);
+    layout_ = choice.layout;
+    layout_reason_ = choice.reason;
+  } else if (options.layout == "t2" || options.layout == "t1") {
+    layout_ = options.layout == "t1" ? TernaryLayout::t1 : TernaryLayout::t2;
+    layout_reason_ = "asked for";
+  } else {
+    throw ModelError("layout must be auto, t2 or t1, not '" + options.layout + "'");
+  }
 }
 
 std::unique_ptr<Sequence> Model::sequence(int64_t max_tokens) const {

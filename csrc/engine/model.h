@@ -20,9 +20,10 @@
 namespace wf::engine {
 
 struct ModelOptions {
-  int threads = 0;        // 0: usable_cpus(), fewer for a tiny model
-  int64_t context = 0;    // 0: the model's own
-  bool act_quant = true;  // false: ternary layers run on float32 activations
+  int threads = 0;              // 0: usable_cpus(), fewer for a tiny model
+  int64_t context = 0;          // 0: the model's own
+  bool act_quant = true;        // false: ternary layers run on float32 activations
+  std::string layout = "auto";  // of ternary matrices: auto, t2 or t1
 };
 
 enum class LogitsWanted { none, last, all };
@@ -48,6 +49,9 @@ class Model {
   const Weights& weights() const { return *weights_; }
   const KernelTable& kernels() const { return kernels_; }
   int threads() const { return pool_->size(); }
+  // The layout of ternary matrices, and why.
+  TernaryLayout layout() const { return layout_; }
+  const std::string& layout_reason() const { return layout_reason_; }
   bool is_gguf() const { return gguf_.has_value(); }
   const GgufFile* gguf() const { return gguf_ ? &*gguf_ : nullptr; }
 
@@ -64,10 +68,13 @@ class Model {
   LayerTrace trace_layer(int64_t layer, const float* input, int64_t rows);
 
  private:
+  void choose_layout(const ModelOptions& options);
   void check(std::span<const StepItem> items) const;
 
   ModelConfig config_;
   const KernelTable& kernels_;
+  TernaryLayout layout_ = TernaryLayout::t2;
+  std::string layout_reason_;
   std::optional<GgufFile> gguf_;
   std::optional<Weights> weights_;
   std::unique_ptr<ThreadPool> pool_;

@@ -190,7 +190,7 @@ class GgufSource : public TensorSource {
     const int64_t row_bytes = static_cast<int64_t>(bytes.size()) / request.rows;
     std::vector<int8_t> codes(static_cast<size_t>(k));
     BlockScale scale;
-    out = Matrix::ternary(request.rows, k);
+    out = Matrix::ternary(request.rows, k, request.layout);
     for (int64_t row = 0; row < request.rows; ++row) {
       const uint8_t* packed = bytes.data() + row * row_bytes;
       bool is_ternary = true;
@@ -226,7 +226,7 @@ class GgufSource : public TensorSource {
     std::vector<int8_t> codes(static_cast<size_t>(k));
     float scale = 0;
     bool is_ternary = true;
-    out = Matrix::ternary(request.rows, k);
+    out = Matrix::ternary(request.rows, k, request.layout);
     for (int64_t row = 0; row < request.rows; ++row) {
       read_row(tensor, row, stored);
       dequantize(type_of(tensor), stored.data(), k, weights.data());

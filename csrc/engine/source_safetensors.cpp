@@ -124,7 +124,7 @@ class SafetensorsSource : public TensorSource {
     }
     const double count = static_cast<double>(request.rows) * static_cast<double>(k);
     const float scale = std::max(static_cast<float>(sum / count), kMinScale);
-    Matrix matrix = Matrix::ternary(request.rows, k);
+    Matrix matrix = Matrix::ternary(request.rows, k, request.layout);
     matrix.set_scale(scale);
     std::vector<int8_t> codes(static_cast<size_t>(k));
     for_each_row([&](int64_t row, const float* weights) {

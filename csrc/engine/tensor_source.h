@@ -19,6 +19,7 @@ struct MatrixRequest {
   int64_t columns = 0;
   bool may_be_ternary = false;  // a linear layer, not an embedding or a head
   int64_t head_dim = 0;         // of the rows of q_proj and k_proj, 0 for other matrices
+  TernaryLayout layout = TernaryLayout::t2;  // of a ternary matrix
 };
 
 class TensorSource {

@@ -11,9 +11,9 @@ namespace {
 
 class Loader {
  public:
-  Loader(const ModelConfig& config, const TensorSource& source, bool act_quant,
+  Loader(const ModelConfig& config, const TensorSource& source, const WeightOptions& options,
          const std::string& path)
-      : config_(config), source_(source), act_quant_(act_quant), path_(path) {}
+      : config_(config), source_(source), options_(options), path_(path) {}
 
   Weights load() {
     // All names first: a file that lacks tensors is reported before anything large is read.
@@ -60,8 +60,8 @@ class Loader {
   Matrix linear(const std::string& module, int64_t rows, int64_t columns, int64_t head_dim = 0) {
     Matrix matrix;
     if (want(module + ".weight")) {
-      matrix = source_.matrix({module + ".weight", rows, columns, true, head_dim});
-      if (matrix.is_ternary() && !act_quant_) matrix = matrix.to_float();
+      matrix = source_.matrix({module + ".weight", rows, columns, true, head_dim, options_.layout});
+      if (matrix.is_ternary() && !options_.act_quant) matrix = matrix.to_float();
     }
     if (source_.has(module + ".bias")) matrix.bias = vector(module + ".bias", rows, head_dim);
     return matrix;
@@ -137,7 +137,7 @@ class Loader {
 
   const ModelConfig& config_;
   const TensorSource& source_;
-  bool act_quant_;
+  WeightOptions options_;
   const std::string& path_;
   bool is_dry_run_ = true;
   std::set<std::string> used_;
@@ -158,9 +158,9 @@ std::vector<const Matrix*> Weights::matrices() const {
   return all;
 }
 
-Weights load_weights(const ModelConfig& config, const TensorSource& source, bool act_quant,
-                     const std::string& path) {
-  return Loader(config, source, act_quant, path).load();
+Weights load_weights(const ModelConfig& config, const TensorSource& source,
+                     const WeightOptions& options, const std::string& path) {
+  return Loader(config, source, options, path).load();
 }
 
 }  // namespace wf::engine

@@ -33,9 +33,14 @@ struct Weights {
   std::vector<const Matrix*> matrices() const;
 };
 
+struct WeightOptions {
+  bool act_quant = true;  // false: ternary matrices become dense float32
+  TernaryLayout layout = TernaryLayout::t2;
+};
+
 // Reads everything `config` needs. Throws ModelError listing all tensors that are missing, or that
-// no part of the model uses. Without `act_quant` ternary matrices become dense float32.
-Weights load_weights(const ModelConfig& config, const TensorSource& source, bool act_quant,
-                     const std::string& path);
+// no part of the model uses.
+Weights load_weights(const ModelConfig& config, const TensorSource& source,
+                     const WeightOptions& options, const std::string& path);
 
 }  // namespace wf::engine

@@ -92,7 +92,13 @@ class StepOutput:
 
 class Model:
     def __init__(
-        self, path: str, *, threads: int = 0, context: int = 0, act_quant: bool = True
+        self,
+        path: str,
+        *,
+        threads: int = 0,
+        context: int = 0,
+        act_quant: bool = True,
+        layout: str = "auto",
     ) -> None: ...
     @property
     def info(self) -> dict[str, Any]: ...

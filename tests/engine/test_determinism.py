@@ -25,6 +25,17 @@ def test_threads_do_not_change_bits(ternary_gguf: Path, threads: int) -> None:
     np.testing.assert_array_equal(all_logits(model, TOKENS[:40]), expected)
 
 
+@pytest.mark.parametrize("rows", [1, 4, 40])
+def test_the_layout_does_not_change_bits(ternary_gguf: Path, rows: int) -> None:
+    t1 = _engine.Model(str(ternary_gguf), layout="t1")
+    t2 = _engine.Model(str(ternary_gguf), layout="t2")
+    assert (t1.info["layout"], t2.info["layout"]) == ("t1", "t2")
+    assert t1.info["weight_bytes"] < t2.info["weight_bytes"]
+    np.testing.assert_array_equal(all_logits(t1, TOKENS[:rows]), all_logits(t2, TOKENS[:rows]))
+    with pytest.raises(_engine.ModelError, match="layout must be auto, t2 or t1, not 'lut'"):
+        _engine.Model(str(ternary_gguf), layout="lut")
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 7, 31, 32, 33, 128, 150])
 @pytest.mark.parametrize("kind", ["ternary", "float"])
 def test_chunking_of_the_prompt_does_not_change_bits(
