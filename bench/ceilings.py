@@ -1,0 +1,111 @@
+"""Ceilings of this machine, measured in this process: compiles ceilings.cpp with $CXX and calls it.
+
+Memory bandwidth drifts on shared hosts, so a share is taken from a kernel and its ceiling measured
+side by side: `read_gbps` and its siblings are cheap to call again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("ceilings.cpp")
+LIBRARY = SOURCE.parents[1] / "build" / "bench" / "libceilings.so"
+COPY_KINDS = {0: "memcpy", 1: "stores", 2: "streaming stores"}
+# The multiply loop of each instruction set of ours.
+PEAKS = {
+    "avx512vbmi": "avx512_vnni",
+    "avx512vnni": "avx512_vnni",
+    "avxvnni": "avx_vnni",
+    "avx2": "avx2_maddubs",
+}
+ROUNDS = 400_000  # of a multiply loop: a few milliseconds
+
+
+def _load() -> ctypes.CDLL:
+    if not LIBRARY.exists() or LIBRARY.stat().st_mtime < SOURCE.stat().st_mtime:
+        LIBRARY.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = LIBRARY.with_suffix(f".{os.getpid()}")
+        flags = ["-std=c++20", "-O3", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread"]
+        compiler = os.environ.get("CXX", "c++")
+        subprocess.run([compiler, *flags, str(SOURCE), "-o", str(unfinished)], check=True)
+        unfinished.rename(LIBRARY)
+    library = ctypes.CDLL(str(LIBRARY))
+    pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    library.wf_map.restype = pointer
+    library.wf_map.argtypes = [size, number]
+    library.wf_unmap.restype = None
+    library.wf_unmap.argtypes = [pointer, size]
+    library.wf_read_s.restype = ctypes.c_double
+    library.wf_read_s.argtypes = [pointer, size, number, number]
+    library.wf_copy_s.restype = ctypes.c_double
+    library.wf_copy_s.argtypes = [pointer, pointer, size, number, number]
+    library.wf_multiply_per_s.restype = ctypes.c_double
+    library.wf_multiply_per_s.argtypes = [ctypes.c_char_p, number, ctypes.c_int64]
+    return library
+
+
+class Ceilings:
+    """Buffers of `mib` MiB each in huge and in small pages, and the best loop found so far."""
+
+    def __init__(self, isa: str, threads: list[int], mib: int = 512, repeats: int = 5) -> None:
+        self.multiply_peak = PEAKS.get(isa)
+        self._library = _load()
+        self._bytes = mib << 20
+        self._huge, self._small, self._copy = (self._map(huge) for huge in (1, 0, 1))
+        # Per thread count: memory and streams of the best read loop, kind of the best copy.
+        self._reader: dict[int, tuple[int, int]] = {}
+        self._copier: dict[int, int] = {}
+        self.facts: dict[int, dict[str, float]] = {}  # GB/s of every loop
+        for count in threads:
+            self._choose(count, repeats)
+        self._library.wf_unmap(self._small, self._bytes)
+
+    def _map(self, huge: int) -> int:
+        memory: int | None = self._library.wf_map(self._bytes, huge)
+        if memory is None:
+            raise MemoryError(f"no {self._bytes >> 20} MiB of memory for the bandwidth loops")
+        return memory
+
+    def _choose(self, threads: int, repeats: int) -> None:
+        reads = {
+            (memory, streams): max(self._read(threads, memory, streams) for _ in range(repeats))
+            for memory in (self._huge, self._small)
+            for streams in (1, 2, 4)
+        }
+        copies = {
+            kind: max(self._copy_gbps(threads, kind) for _ in range(repeats)) for kind in COPY_KINDS
+        }
+        self._reader[threads] = max(reads, key=lambda key: reads[key])
+        self._copier[threads] = max(copies, key=lambda key: copies[key])
+        self.facts[threads] = {
+            **{
+                f"read {'huge' if memory == self._huge else 'small'} pages, {streams} streams": gbps
+                for (memory, streams), gbps in reads.items()
+            },
+            **{f"copy by {COPY_KINDS[kind]}": gbps for kind, gbps in copies.items()},
+        }
+
+    def _read(self, threads: int, memory: int, streams: int) -> float:
+        seconds: float = self._library.wf_read_s(memory, self._bytes, threads, streams)
+        return self._bytes / seconds / 1e9
+
+    def _copy_gbps(self, threads: int, kind: int) -> float:
+        seconds: float = self._library.wf_copy_s(self._copy, self._huge, self._bytes, threads, kind)
+        return 2 * self._bytes / seconds / 1e9
+
+    def read_gbps(self, threads: int) -> float:
+        """GB/s of one pass of the best read loop."""
+        return self._read(threads, *self._reader[threads])
+
+    def copy_gbps(self, threads: int) -> float:
+        """GB/s of one pass of the best copy loop, each byte counted as read and as written."""
+        return self._copy_gbps(threads, self._copier[threads])
+
+    def multiply_gmacs(self, threads: int) -> float:
+        """10^9 int8 multiply-adds a second from registers; 0 where no loop is known."""
+        kind = (self.multiply_peak or "").encode()
+        per_s: float = self._library.wf_multiply_per_s(kind, threads, ROUNDS)
+        return per_s / 1e9
