@@ -58,6 +58,7 @@ class Ceilings:
         # Per thread count: memory and streams of the best read loop, kind of the best copy.
         self._reader: dict[int, tuple[int, int]] = {}
         self._copier: dict[int, int] = {}
+        self.best: dict[int, dict[str, float]] = {}  # most ever seen, per thread count
         self.facts: dict[int, dict[str, float]] = {}  # GB/s of every loop
         for count in threads:
             self._choose(count, repeats)
@@ -78,6 +79,11 @@ class Ceilings:
         copies = {
             kind: max(self._copy_gbps(threads, kind) for _ in range(repeats)) for kind in COPY_KINDS
         }
+        self.best[threads] = {
+            "read_gbps": max(reads.values()),
+            "copy_gbps": max(copies.values()),
+            "multiply_gmacs": 0.0,
+        }
         self._reader[threads] = max(reads, key=lambda key: reads[key])
         self._copier[threads] = max(copies, key=lambda key: copies[key])
         self.facts[threads] = {
@@ -96,16 +102,20 @@ class Ceilings:
         seconds: float = self._library.wf_copy_s(self._copy, self._huge, self._bytes, threads, kind)
         return 2 * self._bytes / seconds / 1e9
 
+    def _seen(self, threads: int, name: str, value: float) -> float:
+        self.best[threads][name] = max(self.best[threads][name], value)
+        return value
+
     def read_gbps(self, threads: int) -> float:
         """GB/s of one pass of the best read loop."""
-        return self._read(threads, *self._reader[threads])
+        return self._seen(threads, "read_gbps", self._read(threads, *self._reader[threads]))
 
     def copy_gbps(self, threads: int) -> float:
         """GB/s of one pass of the best copy loop, each byte counted as read and as written."""
-        return self._copy_gbps(threads, self._copier[threads])
+        return self._seen(threads, "copy_gbps", self._copy_gbps(threads, self._copier[threads]))
 
     def multiply_gmacs(self, threads: int) -> float:
         """10^9 int8 multiply-adds a second from registers; 0 where no loop is known."""
         kind = (self.multiply_peak or "").encode()
-        per_s: float = self._library.wf_multiply_per_s(kind, threads, ROUNDS)
-        return per_s / 1e9
+        per_s = max(self._library.wf_multiply_per_s(kind, threads, ROUNDS) for _ in range(3))
+        return self._seen(threads, "multiply_gmacs", per_s / 1e9)
