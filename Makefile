@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BUILD_TOOLS := scikit-build-core pybind11 cmake ninja
 NATIVE := $(shell find csrc cmake CMakeLists.txt pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help demo demo-tiny test test-cpp test-isa lint format build bench-kernels check-all gpu-check clean
+.PHONY: help demo demo-tiny test test-cpp test-isa lint format build bench-kernels bench-peers check-all gpu-check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -61,8 +61,11 @@ format: $(VENV)/.built  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inl' 'csrc/*.cu' 'csrc/*.cuh' 'bench/*.cpp')
 
-bench-kernels: build  ## kernel figures of this machine against torch and llama.cpp
+bench-kernels: build  ## kernel figures: shares of this machine's ceilings, ratios to torch
 	$(BIN)/python bench/ops.py --refcheck
+
+bench-peers: build  ## the engine beside llama.cpp; ARGS="--llama-bench PROGRAM" adds others
+	$(BIN)/python bench/peers.py $(ARGS)
 
 check-all: lint test test-cpp test-isa  ## everything, slow tests too
 	$(BIN)/python -m pytest -m slow
