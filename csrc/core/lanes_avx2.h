@@ -37,18 +37,32 @@ inline F8 exponent_of_biased(F8 a) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(n, 23))};
 }
 
-// Copies bytes with stores that do not read the lines they replace. Bytes before
-// and after the whole vectors of an aligned `to` are copied plainly.
-inline void copy_around_cache(void* to, const void* from, std::int64_t bytes) {
-  auto* out = static_cast<std::uint8_t*>(to);
-  const auto* in = static_cast<const std::uint8_t*>(from);
-  const auto head = static_cast<std::int64_t>(-reinterpret_cast<std::uintptr_t>(to) & 31u);
-  std::int64_t done = head < bytes ? head : bytes;
-  __builtin_memcpy(out, in, static_cast<std::size_t>(done));
-  for (; done + 32 <= bytes; done += 32) {
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(out + done),
-                        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + done)));
-  }
-  __builtin_memcpy(out + done, in + done, static_cast<std::size_t>(bytes - done));
-  _mm_sfence();
+// Half to even, for finite numbers and the NaN without a payload.
+inline __m128i to_bf16(F8 a) {
+  const __m256i bits = _mm256_castps_si256(a.v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+  const __m256i words = _mm256_srli_epi32(rounded, 16);
+  return _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+}
+inline void store_bf16(void* p, F8 a) { _mm_storeu_si128(static_cast<__m128i*>(p), to_bf16(a)); }
+
+// Stores that do not read the lines they replace, for aligned addresses; then finish_streams().
+inline void stream(float* p, F8 a) { _mm256_stream_ps(p, a.v); }
+inline void stream_bf16(void* p, F8 a) { _mm_stream_si128(static_cast<__m128i*>(p), to_bf16(a)); }
+inline void finish_streams() { _mm_sfence(); }
+
+// Eight float64 sums.
+struct D8 {
+  __m256d low, high;
+};
+
+inline void add_abs(D8& sums, F8 a) {
+  const __m256 size = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v);
+  sums.low = _mm256_add_pd(sums.low, _mm256_cvtps_pd(_mm256_castps256_ps128(size)));
+  sums.high = _mm256_add_pd(sums.high, _mm256_cvtps_pd(_mm256_extractf128_ps(size, 1)));
+}
+inline void store(double* p, const D8& sums) {
+  _mm256_storeu_pd(p, sums.low);
+  _mm256_storeu_pd(p + 4, sums.high);
 }

@@ -66,7 +66,28 @@ inline F8 exponent_of_biased(F8 a) {
   return out;
 }
 
-// Instruction sets with such stores copy past the caches.
-inline void copy_around_cache(void* to, const void* from, std::int64_t bytes) {
-  __builtin_memcpy(to, from, static_cast<std::size_t>(bytes));
+// Half to even, for finite numbers and the NaN without a payload.
+inline void store_bf16(void* p, F8 a) {
+  for (int i = 0; i < 8; ++i) {
+    const auto bits = __builtin_bit_cast(std::uint32_t, a.v[i]);
+    const auto word = static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+    __builtin_memcpy(static_cast<char*>(p) + 2 * i, &word, sizeof word);
+  }
 }
+
+// Eight float64 sums.
+struct D8 {
+  double v[8];
+};
+
+inline void add_abs(D8& sums, F8 a) {
+  for (int i = 0; i < 8; ++i) sums.v[i] += static_cast<double>(__builtin_fabsf(a.v[i]));
+}
+inline void store(double* p, const D8& sums) {
+  for (int i = 0; i < 8; ++i) p[i] = sums.v[i];
+}
+
+// Plain stores, where others write around the caches.
+inline void stream(float* p, F8 a) { store(p, a); }
+inline void stream_bf16(void* p, F8 a) { store_bf16(p, a); }
+inline void finish_streams() {}

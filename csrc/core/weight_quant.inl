@@ -4,15 +4,17 @@
 template <class T>
 inline double sum_abs_of(const T* w, std::int64_t count) {
   constexpr int kLanes = 16;
-  double lanes[kLanes] = {};
+  D8 halves[2] = {};
   std::int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      lanes[lane] += static_cast<double>(__builtin_fabsf(widen(w[i + lane])));
-    }
+    add_abs(halves[0], load8(w + i));
+    add_abs(halves[1], load8(w + i + 8));
   }
+  double lanes[kLanes];
+  store(lanes, halves[0]);
+  store(lanes + 8, halves[1]);
   for (int lane = 0; i < count; ++i, ++lane) {
-    lanes[lane] += static_cast<double>(__builtin_fabsf(widen(w[i])));
+    lanes[lane] += static_cast<double>(__builtin_bit_cast(float, size_bits(w[i])));
   }
   for (int width = kLanes / 2; width > 0; width /= 2) {
     for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];

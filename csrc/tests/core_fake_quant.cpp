@@ -56,9 +56,9 @@ struct Typed {
   }
 };
 
-// Output at an odd offset between guard bytes.
+// Output between guard bytes, aligned to its elements and no further.
 struct Output {
-  static constexpr std::size_t kGuard = 66;
+  static constexpr std::size_t kGuard = 68;
   std::vector<std::uint8_t> bytes;
 
   explicit Output(std::size_t size) : bytes(size + 2 * kGuard, 0xee) {}
