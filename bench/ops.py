@@ -10,10 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 from functools import partial
 from pathlib import Path
+
+# Read when torch first allocates: else the page faults of large fresh outputs are all there is to
+# see of an op that moves memory.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
 

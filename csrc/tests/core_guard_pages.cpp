@@ -1,0 +1,158 @@
+// Every kernel on buffers that begin right behind, or end right before, a page that faults: one
+// byte read or written outside its operands ends the process.
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "core_problem.h"
+
+namespace wf::test {
+namespace {
+
+// `count` elements between two pages without access.
+template <class T>
+class Guarded {
+ public:
+  Guarded(std::int64_t count, bool at_end) {
+    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
+    const std::size_t inner = (bytes + page - 1) / page * page;
+    mapped_ = inner + 2 * page;
+    base_ = static_cast<std::uint8_t*>(
+        mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    EXPECT_NE(base_, MAP_FAILED);
+    EXPECT_EQ(mprotect(base_ + page, inner, PROT_READ | PROT_WRITE), 0);
+    data_ = reinterpret_cast<T*>(base_ + page + (at_end ? inner - bytes : 0));
+  }
+  Guarded(const std::vector<T>& values, bool at_end)
+      : Guarded(static_cast<std::int64_t>(values.size()), at_end) {
+    std::copy(values.begin(), values.end(), data_);
+  }
+  Guarded(const Guarded&) = delete;
+  Guarded& operator=(const Guarded&) = delete;
+  ~Guarded() { munmap(base_, mapped_); }
+
+  T* data() const { return data_; }
+
+ private:
+  std::uint8_t* base_;
+  std::size_t mapped_;
+  T* data_;
+};
+
+class GuardPages : public testing::TestWithParam<std::tuple<const KernelTable*, bool>> {
+ protected:
+  static const KernelTable& table() { return *std::get<0>(GetParam()); }
+  static bool at_end() { return std::get<1>(GetParam()); }
+};
+
+std::vector<float> ramp(std::int64_t count) {
+  std::vector<float> values(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 7) - 3.0f;
+  return values;
+}
+
+TEST_P(GuardPages, TernaryProducts) {
+  for (const auto& [m, n, k] : {std::tuple{1, 5, 33}, {3, 17, 64}, {9, 70, 1300}, {6, 33, 20}}) {
+    const Problem p = random_problem(m, n, k);
+    const Guarded<std::int8_t> q(p.q, at_end());
+    const Guarded<float> scale(p.q_scale, at_end());
+    const Guarded<std::int32_t> sum(p.q_sum, at_end());
+    const Guarded<std::uint8_t> w2(p.t2, at_end()), w1(p.t1, at_end()), wl(p.lut, at_end());
+    const Guarded<std::uint8_t> tables(p.m * lut::tables_bytes(k), at_end());
+    const Guarded<float> y(p.m * p.n, at_end());
+    const Guarded<std::int32_t> acc(p.m * p.n, at_end());
+    const auto expect_exact = [&] {
+      EXPECT_TRUE(std::equal(p.acc.begin(), p.acc.end(), acc.data()));
+    };
+    table().gemm_s8_t2(q.data(), p.q_stride, scale.data(), sum.data(), m, w2.data(), 0.1f, k, 0, n,
+                       y.data(), n);
+    table().gemm_s8_t2_i32(q.data(), p.q_stride, sum.data(), m, w2.data(), k, 0, n, acc.data(), n);
+    expect_exact();
+    table().gemm_s8_t1(q.data(), p.q_stride, scale.data(), sum.data(), m, w1.data(), 0.1f, k, 0, n,
+                       y.data(), n);
+    table().gemm_s8_t1_i32(q.data(), p.q_stride, sum.data(), m, w1.data(), k, 0, n, acc.data(), n);
+    expect_exact();
+    for (std::int64_t r = 0; r < m; ++r) {
+      table().lut_tables(q.data() + r * p.q_stride, k, tables.data() + r * lut::tables_bytes(k));
+    }
+    table().gemm_lut(tables.data(), scale.data(), m, wl.data(), 0.1f, k, 0, n, y.data(), n);
+    table().gemm_lut_i32(tables.data(), m, wl.data(), k, 0, n, acc.data(), n);
+    expect_exact();
+  }
+}
+
+TEST_P(GuardPages, Quantizers) {
+  for (std::int64_t k : {1, 7, 8, 33, 1025}) {
+    const Guarded<float> x(ramp(2 * k), at_end());
+    const Guarded<std::int8_t> q(2 * act_stride(k), at_end());
+    const Guarded<float> scale(2, at_end());
+    const Guarded<std::int32_t> sum(2, at_end());
+    table().quantize_act_int8(x.data(), k, 2, k, q.data(), act_stride(k), scale.data(), sum.data());
+    EXPECT_GT(scale.data()[1], 0.0f);
+    const Guarded<std::int8_t> codes(k, at_end());
+    table().ternary_codes(x.data(), k, 1.0f, codes.data());
+    EXPECT_EQ(codes.data()[0], -1);
+    for (const TrainType type : {TrainType::f32, TrainType::bf16}) {
+      const std::int64_t bytes = type == TrainType::f32 ? 4 : 2;
+      const Guarded<std::uint8_t> in(2 * k * bytes, at_end()), out(2 * k * bytes, at_end());
+      std::memset(in.data(), 0x3f, static_cast<std::size_t>(2 * k * bytes));
+      EXPECT_GT(table().sum_abs(in.data(), type, 2 * k), 0.0);
+      for (const bool around_cache : {false, true}) {
+        table().fake_quant_ternary(in.data(), type, 2 * k, 0.5f, 0.5f, around_cache, out.data());
+        table().fake_quant_act(in.data(), type, 2, k, 0.5f, around_cache, out.data());
+        EXPECT_NE(out.data()[2 * k * bytes - 1], 0);
+      }
+    }
+  }
+}
+
+TEST_P(GuardPages, FloatKernels) {
+  for (std::int64_t k : {1, 7, 8, 33, 96}) {
+    const Guarded<float> x(ramp(k), at_end()), gain(ramp(k), at_end()), y(k, at_end());
+    table().rms_norm(x.data(), gain.data(), k, 1e-5f, y.data());
+    table().rms_norm(x.data(), nullptr, k, 1e-5f, y.data());
+    for (const Gate gate : {Gate::silu, Gate::relu2}) {
+      table().gated_act(x.data(), gain.data(), k, gate, y.data());
+    }
+    EXPECT_GT(table().log_sum_exp(x.data(), k), -4.0f);
+    constexpr std::int64_t kOutputs = 5;
+    for (const auto& [type, row_bytes] : {std::pair{DenseType::f32, 4 * k},
+                                          {DenseType::f16, 2 * k},
+                                          {DenseType::bf16, 2 * k},
+                                          {DenseType::q8_0, k / 32 * 34}}) {
+      if (type == DenseType::q8_0 && k % 32 != 0) continue;
+      const Guarded<std::uint8_t> w(kOutputs * row_bytes, at_end());
+      const Guarded<float> rows(ramp(3 * k), at_end()), out(3 * kOutputs, at_end());
+      table().gemm_f32_dense(rows.data(), k, 3, w.data(), type, k, 0, kOutputs, out.data(),
+                             kOutputs);
+      EXPECT_EQ(out.data()[3 * kOutputs - 1], 0.0f);  // the weights are zeros
+    }
+  }
+}
+
+TEST_P(GuardPages, Attention) {
+  for (std::int64_t head_dim : {8, 64, 80}) {
+    for (std::int64_t positions : {1, 31, 32, 33}) {
+      const std::int64_t page = kKvPage * head_dim;
+      const Guarded<float> first(ramp(2 * page), at_end()), second(ramp(2 * page), at_end());
+      const float* pages[] = {first.data(), second.data()};
+      const Guarded<float> q(ramp(head_dim), at_end()), out(head_dim, at_end());
+      table().attention(q.data(), pages, 0, page, positions, head_dim, 0.1f, out.data());
+      EXPECT_LE(std::abs(out.data()[head_dim - 1]), 3.0f);
+    }
+  }
+}
+
+std::string case_name(const testing::TestParamInfo<GuardPages::ParamType>& info) {
+  return table_name(std::get<0>(info.param)) + (std::get<1>(info.param) ? "_before" : "_behind");
+}
+
+INSTANTIATE_TEST_SUITE_P(Isa, GuardPages,
+                         testing::Combine(testing::ValuesIn(tables()), testing::Bool()), case_name);
+
+}  // namespace
+}  // namespace wf::test
