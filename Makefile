@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BUILD_TOOLS := scikit-build-core pybind11 cmake ninja
 NATIVE := $(shell find csrc cmake CMakeLists.txt pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help demo demo-tiny test test-cpp test-isa lint format build bench-kernels bench-peers check-all gpu-check clean
+.PHONY: help demo demo-tiny test test-cpp test-arm test-isa lint format build bench-kernels bench-peers check-all gpu-check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -46,6 +46,10 @@ test-cpp: $(VENV)/.packages  ## C++ tests, plain and under address and undefined
 	PATH="$(abspath $(BIN)):$$PATH" && $(CPP_BUILD) -B build/cpp && cmake --build build/cpp && ctest --test-dir build/cpp --output-on-failure
 	PATH="$(abspath $(BIN)):$$PATH" && $(CPP_BUILD) -B build/asan -DWF_SANITIZE=address,undefined && cmake --build build/asan && ctest --test-dir build/asan --output-on-failure
 
+# Needs apt-get install g++-aarch64-linux-gnu qemu-user googletest
+test-arm: $(VENV)/.packages  ## C++ tests for 64-bit Arm, run in qemu
+	PATH="$(abspath $(BIN)):$$PATH" && $(CPP_BUILD) -B build/arm -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake && cmake --build build/arm && ctest --test-dir build/arm --output-on-failure
+
 ISAS ?= scalar avx2
 test-isa: build  ## op and engine tests and one end-to-end test with each ISA forced
 	@for isa in $(ISAS); do echo "== WF_ISA=$$isa"; \
@@ -67,7 +71,7 @@ bench-kernels: build  ## kernel figures: shares of this machine's ceilings, rati
 bench-peers: build  ## the engine beside llama.cpp; ARGS="--llama-bench PROGRAM" adds others
 	$(BIN)/python bench/peers.py $(ARGS)
 
-check-all: lint test test-cpp test-isa  ## everything, slow tests too
+check-all: lint test test-cpp test-arm test-isa  ## everything, slow tests too
 	$(BIN)/python -m pytest -m slow
 
 gpu-check: $(VENV)/.packages  ## build with CUDA (needs nvcc), run the tests that need a CUDA device

@@ -52,5 +52,14 @@ TEST(Dispatch, ActiveFollowsTheEnvironment) {
   }
 }
 
+// WF_EXPECTED_ISA is what the caller knows this processor to deserve, emulated ones for example.
+TEST(Dispatch, BestIsWhatTheProcessorDeserves) {
+  const char* expected = std::getenv("WF_EXPECTED_ISA");
+  if (expected == nullptr) GTEST_SKIP() << "WF_EXPECTED_ISA is not set";
+  const char* best = nullptr;
+  available(&best, 1);
+  EXPECT_STREQ(best, expected);
+}
+
 }  // namespace
 }  // namespace wf
