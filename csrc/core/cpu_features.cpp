@@ -59,8 +59,11 @@ std::uint32_t detect_cpu_features() noexcept {
 #elif defined(__aarch64__) && defined(__linux__)
 
 std::uint32_t detect_cpu_features() noexcept {
-  constexpr unsigned long kHwcapAsimdDp = 1ul << 20;
-  return (getauxval(AT_HWCAP) & kHwcapAsimdDp) ? std::uint32_t{kDotprod} : 0u;
+  constexpr unsigned long kHwcapAsimdDp = 1ul << 20, kHwcap2I8mm = 1ul << 13;
+  std::uint32_t features = 0;
+  if (getauxval(AT_HWCAP) & kHwcapAsimdDp) features |= kDotprod;
+  if (getauxval(AT_HWCAP2) & kHwcap2I8mm) features |= kI8mm;
+  return features;
 }
 
 #else

@@ -11,6 +11,7 @@ enum CpuFeature : std::uint32_t {
   kAvx512Vbmi = 1u << 2,  // AVX-512 VBMI and saved zmm and mask state
   kAvxVnni = 1u << 3,     // AVX-VNNI, the 256-bit VEX encoding, and saved ymm state
   kDotprod = 1u << 4,     // Armv8.2 signed and unsigned dot product
+  kI8mm = 1u << 5,        // Armv8.6 int8 matrix multiply
 };
 
 std::uint32_t detect_cpu_features() noexcept;

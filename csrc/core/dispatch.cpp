@@ -20,7 +20,8 @@ extern const KernelTable kAvxVnniTable;
 extern const KernelTable kAvx512VnniTable;
 extern const KernelTable kAvx512VbmiTable;
 #endif
-#ifdef WF_HAVE_DOTPROD
+#ifdef WF_HAVE_NEON
+extern const KernelTable kI8mmTable;
 extern const KernelTable kDotprodTable;
 #endif
 
@@ -43,7 +44,8 @@ constexpr Candidate kCandidates[] = {
 #ifdef WF_HAVE_AVX2
     {&kAvx2Table, kAvx2},
 #endif
-#ifdef WF_HAVE_DOTPROD
+#ifdef WF_HAVE_NEON
+    {&kI8mmTable, kDotprod | kI8mm},
     {&kDotprodTable, kDotprod},
 #endif
     {&kScalarTable, 0},

@@ -12,6 +12,7 @@ namespace wf {
 namespace {
 #include "lanes_scalar.h"
 #include "lut_neon.h"
+#include "panel_neon.h"
 #include "tile_dotprod.h"
 //
 #include "table.inl"

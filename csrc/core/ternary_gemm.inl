@@ -19,6 +19,8 @@
 //     Partial<Rows>        what they are summed in before they join an Acc; how codes are unpacked
 //                          may depend on how many rows share the work
 //     dot_block(partial, w, panel_bytes, q, q_stride)   one block of every panel times every row
+//     separate_rows(partial)  optional, once per run: sorts sums that dot_block keeps for several
+//                          rows together
 //     total(Partial)       its sums as an Acc, exact
 //     kGemvPanels          panels per pass for one row
 //   unpack_t1(from, to)    four t1 blocks, 256 bytes, to five t2 blocks
@@ -76,6 +78,7 @@ inline void sum_tile(const Weights& w, const std::int8_t* q, std::int64_t q_stri
       Tile::dot_block(partial, w.bytes + b * kBlockBytes, w.panel_bytes, q + b * Layout::kColumns,
                       q_stride);
     }
+    if constexpr (requires { Tile::separate_rows(partial); }) Tile::separate_rows(partial);
     for (int i = 0; i < Panels; ++i) {
       for (int j = 0; j < Rows; ++j) add(acc[i][j], Tile::total(partial[i][j]));
     }

@@ -1,0 +1,23 @@
+#include <arm_neon.h>
+
+#include <cstdint>
+
+#include "kernels.h"
+#include "layout/half.h"
+#include "layout/lut.h"
+#include "layout/t1.h"
+#include "layout/t2.h"
+
+namespace wf {
+namespace {
+#include "lanes_scalar.h"
+#include "lut_neon.h"
+#include "panel_neon.h"
+#include "tile_i8mm.h"
+//
+#include "table.inl"
+}  // namespace
+
+extern const KernelTable kI8mmTable;
+const KernelTable kI8mmTable = make_table("neon_i8mm");
+}  // namespace wf
