@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BUILD_TOOLS := scikit-build-core pybind11 cmake ninja
 NATIVE := $(shell find csrc cmake CMakeLists.txt pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help demo demo-tiny test test-cpp test-arm test-isa lint format build bench-kernels bench-peers check-all gpu-check clean
+.PHONY: help demo demo-tiny test test-cpp test-arm test-haswell test-isa lint format build bench-kernels bench-peers check-all gpu-check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -50,6 +50,13 @@ test-cpp: $(VENV)/.packages  ## C++ tests, plain and under address and undefined
 test-arm: $(VENV)/.packages  ## C++ tests for 64-bit Arm, run in qemu
 	PATH="$(abspath $(BIN)):$$PATH" && $(CPP_BUILD) -B build/arm -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake && cmake --build build/arm && ctest --test-dir build/arm --output-on-failure
 
+# Needs apt-get install qemu-user. The emulated tables are no concern of this processor; switched off is
+# what qemu cannot do and no program asks for.
+HASWELL := Haswell-noTSX,-pcid,-x2apic,-tsc-deadline,-invpcid
+test-haswell: $(VENV)/.packages  ## C++ core tests in qemu on a processor that has AVX2 and nothing newer
+	PATH="$(abspath $(BIN)):$$PATH" && $(CPP_BUILD) -B build/cpp && cmake --build build/cpp --target core_tests
+	WF_EXPECTED_ISA=avx2 qemu-x86_64 -cpu $(HASWELL) build/cpp/csrc/tests/core_tests --gtest_brief=1 --gtest_filter='-*_emulated*'
+
 ISAS ?= scalar avx2
 test-isa: build  ## op and engine tests and one end-to-end test with each ISA forced
 	@for isa in $(ISAS); do echo "== WF_ISA=$$isa"; \
@@ -71,7 +78,7 @@ bench-kernels: build  ## kernel figures: shares of this machine's ceilings, rati
 bench-peers: build  ## the engine beside llama.cpp; ARGS="--llama-bench PROGRAM" adds others
 	$(BIN)/python bench/peers.py $(ARGS)
 
-check-all: lint test test-cpp test-arm test-isa  ## everything, slow tests too
+check-all: lint test test-cpp test-arm test-haswell test-isa  ## everything, slow tests too
 	$(BIN)/python -m pytest -m slow
 
 gpu-check: $(VENV)/.packages  ## build with CUDA (needs nvcc), run the tests that need a CUDA device
