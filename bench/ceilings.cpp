@@ -204,8 +204,6 @@ EXPORT void* wf_map(std::size_t bytes, int huge) {
   return memory;
 }
 
-EXPORT void wf_unmap(void* memory, std::size_t bytes) { munmap(memory, bytes); }
-
 // Seconds to read all of `memory` with `streams` (1, 2 or 4) in each thread. `bytes` is a multiple
 // of threads * 4 * kStep.
 EXPORT double wf_read_s(const std::uint8_t* memory, std::size_t bytes, int threads, int streams) {

@@ -36,8 +36,6 @@ def _load() -> ctypes.CDLL:
     pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     library.wf_map.restype = pointer
     library.wf_map.argtypes = [size, number]
-    library.wf_unmap.restype = None
-    library.wf_unmap.argtypes = [pointer, size]
     library.wf_read_s.restype = ctypes.c_double
     library.wf_read_s.argtypes = [pointer, size, number, number]
     library.wf_copy_s.restype = ctypes.c_double
@@ -62,7 +60,6 @@ class Ceilings:
         self.facts: dict[int, dict[str, float]] = {}  # GB/s of every loop
         for count in threads:
             self._choose(count, repeats)
-        self._library.wf_unmap(self._small, self._bytes)
 
     def _map(self, huge: int) -> int:
         memory: int | None = self._library.wf_map(self._bytes, huge)
