@@ -131,6 +131,8 @@ py::dict info(const PyModel& self) {
   info["isa"] = self.model.kernels().isa;
   info["layout"] = self.model.layout() == TernaryLayout::t1 ? "t1" : "t2";
   info["layout_reason"] = self.model.layout_reason();
+  info["head"] = self.model.head().is_screened() ? "screened" : "stored";
+  info["head_screen_bytes"] = self.model.head().screen_bytes();
   info["threads"] = self.model.threads();
   info["notes"] = weights.notes;
   return info;
@@ -168,15 +170,16 @@ void bind_sampler(py::module_& module) {
   py::class_<Sampler, std::shared_ptr<Sampler>>(
       module, "Sampler", "Draws tokens; holds its random state and what it drew so far.")
       .def(py::init([](float temperature, int64_t top_k, float top_p, float min_p,
-                       std::optional<uint64_t> seed, int top_logprobs, float repetition_penalty,
-                       float presence_penalty, float frequency_penalty, Bias logit_bias) {
+                       std::optional<uint64_t> seed, std::optional<int> top_logprobs,
+                       float repetition_penalty, float presence_penalty, float frequency_penalty,
+                       Bias logit_bias) {
              return std::make_shared<Sampler>(SamplerOptions{
                  temperature, top_k, top_p, min_p, seed, top_logprobs, repetition_penalty,
                  presence_penalty, frequency_penalty, std::move(logit_bias)});
            }),
            py::kw_only(), py::arg("temperature") = 1.0f, py::arg("top_k") = 0,
            py::arg("top_p") = 1.0f, py::arg("min_p") = 0.0f, py::arg("seed") = py::none(),
-           py::arg("top_logprobs") = 0, py::arg("repetition_penalty") = 1.0f,
+           py::arg("top_logprobs") = py::none(), py::arg("repetition_penalty") = 1.0f,
            py::arg("presence_penalty") = 0.0f, py::arg("frequency_penalty") = 0.0f,
            py::arg("logit_bias") = Bias(),
            "temperature 0 takes the most likely token. Raises ModelError for a value out of range.")
@@ -206,7 +209,8 @@ void bind_step(py::module_& module) {
       .def_readonly("tokens", &PyStepItem::tokens);
   py::class_<PyStepOutput>(module, "StepOutput", "What a step gave for one item.")
       .def_readonly("token", &PyStepOutput::token, "The sampled token, -1 without a sampler.")
-      .def_readonly("logprob", &PyStepOutput::logprob, "Its log probability under the model.")
+      .def_readonly("logprob", &PyStepOutput::logprob,
+                    "Its log probability under the model, where the sampler reports them.")
       .def_readonly("top", &PyStepOutput::top, "(token, logprob) of the most likely, best first.")
       .def_readonly("logits", &PyStepOutput::logits,
                     "float32 [vocab] or [tokens, vocab], or None.");
@@ -219,15 +223,22 @@ void bind_model(py::module_& module) {
   bind_step(module);
   py::class_<PyModel>(module, "Model", "A loaded model. One step runs at a time.")
       .def(py::init([](const std::string& path, int threads, int64_t context, bool act_quant,
-                       const std::string& layout) {
+                       const std::string& layout, const std::string& head) {
              py::gil_scoped_release release;
-             return std::make_unique<PyModel>(path,
-                                              ModelOptions{threads, context, act_quant, layout});
+             return std::make_unique<PyModel>(
+                 path, ModelOptions{threads, context, act_quant, layout, head});
            }),
            py::arg("path"), py::kw_only(), py::arg("threads") = 0, py::arg("context") = 0,
-           py::arg("act_quant") = true, py::arg("layout") = "auto",
+           py::arg("act_quant") = true, py::arg("layout") = "auto", py::arg("head") = "auto",
            "Raises FormatError or ModelError.")
       .def_property_readonly("info", &info)
+      .def_property_readonly(
+          "head_counts",
+          [](const PyModel& self) {
+            const Head::Counts counts = self.model.head().counts();
+            return std::pair(counts.rows, counts.rescored);
+          },
+          "Rows screened so far, and logits computed from stored rows for them.")
       .def_property_readonly("metadata", &metadata, "GGUF metadata; {} for a directory.")
       .def(
           "sequence",

@@ -17,31 +17,35 @@ inline std::uint32_t absmax_bits(const float* x, std::int64_t k) {
   return static_cast<std::uint32_t>(most);
 }
 
+// One row whose largest |x| has the bits `most`.
+inline void quantize_row(const float* x, std::int64_t k, std::uint32_t most, std::int8_t* q,
+                         std::int64_t q_stride, float* scale, std::int32_t* sum) {
+  std::int32_t total = 0;
+  std::int64_t written = 0;
+  if (most < kInfinityBits) {
+    const float absmax = __builtin_bit_cast(float, most);
+    const float a = absmax > kMinAbsMax ? absmax : kMinAbsMax;
+    const float inverse = 127.0f / a;
+    for (std::int64_t i = 0; i < k; ++i) {
+      // |x * inverse| <= 127 * (1 + 2^-23), so the rounded value needs no clamp.
+      const auto code = static_cast<std::int8_t>(float_bits(x[i] * inverse + kRoundBias));
+      q[i] = code;
+      total += code;
+    }
+    *scale = a / 127.0f;
+    written = k;
+  } else {
+    *scale = __builtin_nanf("");
+  }
+  for (std::int64_t i = written; i < q_stride; ++i) q[i] = 0;
+  *sum = total;
+}
+
 void quantize_act_int8(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t k,
                        std::int8_t* q, std::int64_t q_stride, float* scale,
                        std::int32_t* sum) noexcept {
   for (std::int64_t r = 0; r < rows; ++r) {
     const float* xr = x + r * x_stride;
-    std::int8_t* qr = q + r * q_stride;
-    const std::uint32_t most = absmax_bits(xr, k);
-    std::int32_t total = 0;
-    std::int64_t written = 0;
-    if (most < kInfinityBits) {
-      const float absmax = __builtin_bit_cast(float, most);
-      const float a = absmax > kMinAbsMax ? absmax : kMinAbsMax;
-      const float inverse = 127.0f / a;
-      for (std::int64_t i = 0; i < k; ++i) {
-        // |x * inverse| <= 127 * (1 + 2^-23), so the rounded value needs no clamp.
-        const auto code = static_cast<std::int8_t>(float_bits(xr[i] * inverse + kRoundBias));
-        qr[i] = code;
-        total += code;
-      }
-      scale[r] = a / 127.0f;
-      written = k;
-    } else {
-      scale[r] = __builtin_nanf("");
-    }
-    for (std::int64_t i = written; i < q_stride; ++i) qr[i] = 0;
-    sum[r] = total;
+    quantize_row(xr, k, absmax_bits(xr, k), q + r * q_stride, q_stride, scale + r, sum + r);
   }
 }

@@ -4,6 +4,7 @@
 
 #include "kernels.h"
 #include "layout/half.h"
+#include "layout/i8.h"
 #include "layout/lut.h"
 #include "layout/t1.h"
 #include "layout/t2.h"
@@ -12,6 +13,7 @@ namespace wf {
 namespace {
 #include "lanes_avx2.h"
 #include "lut_avx2.h"
+#include "pairs_avx2.h"
 #include "panel_avx2.h"
 #include "tile_avx2.h"
 //

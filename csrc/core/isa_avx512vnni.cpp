@@ -4,6 +4,7 @@
 
 #include "kernels.h"
 #include "layout/half.h"
+#include "layout/i8.h"
 #include "layout/lut.h"
 #include "layout/t1.h"
 #include "layout/t2.h"
@@ -13,6 +14,7 @@ namespace {
 #include "lanes_avx2.h"
 #include "lut_avx2.h"
 #include "lut_avx512.h"
+#include "pairs_avx512.h"
 #include "tile_avx512vnni.h"
 //
 #include "t1_decode_avx512.h"

@@ -4,6 +4,7 @@
 
 #include "kernels.h"
 #include "layout/half.h"
+#include "layout/i8.h"
 #include "layout/lut.h"
 #include "layout/t1.h"
 #include "layout/t2.h"
@@ -15,6 +16,7 @@ inline __m256i dot4(__m256i sums, __m256i codes, __m256i a) {
 }
 #include "lanes_avx2.h"
 #include "lut_avx2.h"
+#include "pairs_avx2.h"
 #include "panel_avx2.h"
 #include "tile_avxvnni.h"
 //

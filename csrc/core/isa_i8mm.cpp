@@ -4,6 +4,7 @@
 
 #include "kernels.h"
 #include "layout/half.h"
+#include "layout/i8.h"
 #include "layout/lut.h"
 #include "layout/t1.h"
 #include "layout/t2.h"
@@ -12,6 +13,7 @@ namespace wf {
 namespace {
 #include "lanes_scalar.h"
 #include "lut_neon.h"
+#include "pairs_neon.h"
 #include "panel_neon.h"
 #include "tile_i8mm.h"
 //

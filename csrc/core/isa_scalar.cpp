@@ -2,6 +2,7 @@
 
 #include "kernels.h"
 #include "layout/half.h"
+#include "layout/i8.h"
 #include "layout/lut.h"
 #include "layout/t1.h"
 #include "layout/t2.h"
@@ -10,6 +11,7 @@ namespace wf {
 namespace {
 #include "lanes_scalar.h"
 #include "lut_scalar.h"
+#include "pairs_scalar.h"
 #include "tile_scalar.h"
 //
 #include "table.inl"

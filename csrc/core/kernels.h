@@ -45,6 +45,17 @@ constexpr float kMinAbsMax = 1e-5f;
 constexpr float kRoundBias = 12582912.0f;  // 1.5 * 2^23
 constexpr std::uint32_t kInfinityBits = 0x7f800000u;
 
+// A dense row w as int8 codes and what that cost: norm >= |scale * codes| and error >=
+// |w - scale * codes|, in the Euclidean norm. A row with a NaN or an infinity has codes 0 and error
+// infinity.
+struct RowScreen {
+  float scale;
+  float norm;
+  float error;
+};
+constexpr float kMinRowAbsMax = 1e-30f;
+constexpr float kTinyNorm = 1e-18f;  // more than what squares that underflow add up to
+
 struct KernelTable {
   const char* isa;
 
@@ -107,8 +118,22 @@ struct KernelTable {
   void (*gemm_f32_dense)(const float* x, std::int64_t x_stride, std::int64_t rows, const void* w,
                          DenseType type, std::int64_t k, std::int64_t n_begin, std::int64_t n_end,
                          float* y, std::int64_t y_stride) noexcept;
+  // The int8 codes of one such row.
+  RowScreen (*screen_row)(const void* row, DenseType type, std::int64_t k,
+                          std::int8_t* codes) noexcept;
+  // acc[r, j] = sum over k of q[r, k] * w[j, k] for n_begin <= j < n_end, for int16 rows and a
+  // matrix in the layout i8. Rows of q are padded with a 0 to even length; no sum may leave int32.
+  // n_begin is a multiple of 16; n_end is one too, or equals n.
+  void (*gemm_s16_i8)(const std::int16_t* q, std::int64_t q_stride, std::int64_t rows,
+                      const std::int8_t* w, std::int64_t k, std::int64_t n_begin,
+                      std::int64_t n_end, std::int32_t* acc, std::int64_t acc_stride) noexcept;
   // y = gain * x / sqrt(mean(x^2) + eps); a null gain is all ones. x and y may be the same.
   void (*rms_norm)(const float* x, const float* gain, std::int64_t k, float eps, float* y) noexcept;
+  // The two in one: y = rms_norm of a row and its codes, with the bits of rms_norm and then
+  // quantize_act_int8 of y. x and y may be the same.
+  void (*rms_norm_quantize)(const float* x, const float* gain, std::int64_t k, float eps, float* y,
+                            std::int8_t* q, std::int64_t q_stride, float* scale,
+                            std::int32_t* sum) noexcept;
   // y = act(gate) * up. y may be gate or up.
   void (*gated_act)(const float* gate, const float* up, std::int64_t n, Gate kind,
                     float* y) noexcept;

@@ -43,7 +43,8 @@ inline float by_lanes(float x, Function function) {
   return v[0];
 }
 
-void rms_norm(const float* x, const float* gain, std::int64_t k, float eps, float* y) noexcept {
+// What a row is multiplied by: 1 / sqrt(mean(x^2) + eps).
+inline float inverse_rms(const float* x, std::int64_t k, float eps) {
   F8 sums[4] = {splat(0), splat(0), splat(0), splat(0)};
   std::int64_t i = 0;
   for (; i + 32 <= k; i += 32) {
@@ -55,12 +56,29 @@ void rms_norm(const float* x, const float* gain, std::int64_t k, float eps, floa
   float rest = 0;
   for (; i < k; ++i) rest += x[i] * x[i];
   const float total = lane_sum(add(add(sums[0], sums[1]), add(sums[2], sums[3]))) + rest;
-  const float inverse = 1.0f / __builtin_sqrtf(total / static_cast<float>(k) + eps);
+  return 1.0f / __builtin_sqrtf(total / static_cast<float>(k) + eps);
+}
+
+void rms_norm(const float* x, const float* gain, std::int64_t k, float eps, float* y) noexcept {
+  const float inverse = inverse_rms(x, k, eps);
   if (gain == nullptr) {
-    for (i = 0; i < k; ++i) y[i] = x[i] * inverse;
+    for (std::int64_t i = 0; i < k; ++i) y[i] = x[i] * inverse;
   } else {
-    for (i = 0; i < k; ++i) y[i] = gain[i] * (x[i] * inverse);
+    for (std::int64_t i = 0; i < k; ++i) y[i] = gain[i] * (x[i] * inverse);
   }
+}
+
+void rms_norm_quantize(const float* x, const float* gain, std::int64_t k, float eps, float* y,
+                       std::int8_t* q, std::int64_t q_stride, float* scale,
+                       std::int32_t* sum) noexcept {
+  const float inverse = inverse_rms(x, k, eps);
+  std::int32_t most = 0;
+  for (std::int64_t i = 0; i < k; ++i) {
+    y[i] = gain[i] * (x[i] * inverse);
+    const auto bits = static_cast<std::int32_t>(float_bits(y[i]) & 0x7fffffffu);
+    most = bits > most ? bits : most;
+  }
+  quantize_row(y, k, static_cast<std::uint32_t>(most), q, q_stride, scale, sum);
 }
 
 inline F8 silu(F8 x) { return div(x, add(splat(1.0f), exponential(sub(splat(0.0f), x)))); }

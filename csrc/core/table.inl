@@ -8,6 +8,7 @@
 //
 #include "attention.inl"
 #include "dense.inl"
+#include "screen.inl"
 #include "ternary_gemm.inl"
 //
 #include "ternary_lut.inl"
@@ -29,7 +30,10 @@ constexpr KernelTable make_table(const char* isa) {
       .fake_quant_ternary = fake_quant_ternary,
       .fake_quant_act = fake_quant_act,
       .gemm_f32_dense = gemm_f32_dense,
+      .screen_row = screen_row,
+      .gemm_s16_i8 = gemm_s16_i8,
       .rms_norm = rms_norm,
+      .rms_norm_quantize = rms_norm_quantize,
       .gated_act = gated_act,
       .attention = attention,
       .log_sum_exp = log_sum_exp,

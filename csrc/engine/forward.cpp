@@ -8,14 +8,17 @@
 namespace wf::engine {
 
 Forward::Forward(const ModelConfig& config, const Weights& weights, const KernelTable& kernels,
-                 ThreadPool& pool)
-    : config_(config), weights_(weights), kernels_(kernels), pool_(pool) {
+                 ThreadPool& pool, bool is_head_screened)
+    : config_(config),
+      weights_(weights),
+      kernels_(kernels),
+      pool_(pool),
+      head_(weights.head(), kernels, pool, is_head_screened) {
   const auto floats = [](int64_t width) {
     return std::vector<float>(static_cast<size_t>(kMaxRows * width));
   };
   const int64_t widest = std::max({config.hidden, config.intermediate, config.q_width()});
   hidden_ = floats(config.hidden);
-  inputs_ = floats(widest);
   q_ = floats(config.q_width());
   k_ = floats(config.kv_width());
   v_ = floats(config.kv_width());
@@ -25,11 +28,16 @@ Forward::Forward(const ModelConfig& config, const Weights& weights, const Kernel
   added_ = floats(config.hidden);
   cosines_ = floats(config.head_dim / 2);
   sines_ = floats(config.head_dim / 2);
-  logits_.resize(static_cast<size_t>(kHeadRows * config.vocab));
-  codes_.resize(static_cast<size_t>(kMaxRows * act_stride(widest)));
-  code_scales_.resize(kMaxRows);
-  code_sums_.resize(kMaxRows);
+  for (int thread = 0; thread < pool.size(); ++thread) {
+    inputs_.emplace_back(thread == 0 ? kMaxRows : 1, widest);
+  }
 }
+
+Forward::Inputs::Inputs(int64_t rows, int64_t widest)
+    : floats(static_cast<size_t>(rows * widest)),
+      codes(static_cast<size_t>(rows * act_stride(widest))),
+      scales(static_cast<size_t>(rows)),
+      sums(static_cast<size_t>(rows)) {}
 
 Forward::Range Forward::share(int64_t count, int64_t unit, int thread) const {
   const int64_t units = (count + unit - 1) / unit;
@@ -43,7 +51,7 @@ void Forward::run(std::span<const TokenRow> rows, LogitsSink& sink) {
   pool_.run([&](int thread) {
     embed(thread);
     for (int64_t i = 0; i < config_.layers; ++i) layer(i, thread);
-    head(sink, thread);
+    predict(sink, thread);
   });
 }
 
@@ -108,42 +116,48 @@ void Forward::layer(int64_t index, int thread) {
   add_product(layer.down, thread);
 }
 
-// inputs_ = norm of the rows (no gain: the rows themselves), and their int8 form for the matrices
+// inputs() = norm of the rows (no gain: the rows themselves), and their int8 form for the matrices
 // that read them.
 void Forward::norm_rows(const std::vector<float>& gain, float eps, const float* in, int64_t width,
                         std::initializer_list<const Matrix*> readers, int thread) {
   const bool has_ternary_reader = std::any_of(
       readers.begin(), readers.end(), [](const Matrix* matrix) { return matrix->is_ternary(); });
   const int64_t code_stride = act_stride(width);
-  const Range range = share(num_rows(), 1, thread);
+  Inputs& to = inputs(thread);
+  const Range range = has_own_inputs() ? Range{0, 1} : share(num_rows(), 1, thread);
   for (int64_t r = range.begin; r < range.end; ++r) {
-    float* out = inputs_.data() + r * width;
-    if (gain.empty()) {
-      std::copy_n(in + r * width, width, out);
+    float* floats = to.floats.data() + r * width;
+    int8_t* codes = to.codes.data() + r * code_stride;
+    float* scale = &to.scales[static_cast<size_t>(r)];
+    int32_t* sum = &to.sums[static_cast<size_t>(r)];
+    if (has_ternary_reader && !gain.empty()) {
+      kernels_.rms_norm_quantize(in + r * width, gain.data(), width, eps, floats, codes,
+                                 code_stride, scale, sum);
+    } else if (!gain.empty()) {
+      kernels_.rms_norm(in + r * width, gain.data(), width, eps, floats);
     } else {
-      kernels_.rms_norm(in + r * width, gain.data(), width, eps, out);
-    }
-    if (has_ternary_reader) {
-      kernels_.quantize_act_int8(out, width, 1, width, codes_.data() + r * code_stride, code_stride,
-                                 &code_scales_[static_cast<size_t>(r)],
-                                 &code_sums_[static_cast<size_t>(r)]);
+      std::copy_n(in + r * width, width, floats);
+      if (has_ternary_reader) {
+        kernels_.quantize_act_int8(floats, width, 1, width, codes, code_stride, scale, sum);
+      }
     }
   }
-  pool_.barrier();
+  if (!has_own_inputs()) pool_.barrier();
 }
 
 // out[r, j] for this range of weight rows j; out has matrix.rows() columns.
-void Forward::product(const Matrix& matrix, Range range, float* out) const {
+void Forward::product(const Matrix& matrix, Range range, int thread, float* out) const {
   if (range.begin == range.end) return;
   const int64_t n = matrix.rows();
   const int64_t k = matrix.columns();
+  const Inputs& from = inputs(thread);
   if (matrix.is_ternary()) {
     const auto gemm =
         matrix.layout() == TernaryLayout::t1 ? kernels_.gemm_s8_t1 : kernels_.gemm_s8_t2;
-    gemm(codes_.data(), act_stride(k), code_scales_.data(), code_sums_.data(), num_rows(),
+    gemm(from.codes.data(), act_stride(k), from.scales.data(), from.sums.data(), num_rows(),
          matrix.data(), matrix.scale(), k, range.begin, range.end, out, n);
   } else {
-    kernels_.gemm_f32_dense(inputs_.data(), k, num_rows(), matrix.data(), matrix.type(), k,
+    kernels_.gemm_f32_dense(from.floats.data(), k, num_rows(), matrix.data(), matrix.type(), k,
                             range.begin, range.end, out, n);
   }
   if (matrix.bias.empty()) return;
@@ -166,7 +180,7 @@ void Forward::project_heads(const LayerWeights& layer, int thread) {
     const int64_t count = t2::panels(matrix->rows());
     const int64_t begin = std::clamp<int64_t>(range.begin - first, 0, count);
     const int64_t end = std::clamp<int64_t>(range.end - first, 0, count);
-    product(*matrix, {begin * t2::kRows, std::min(end * t2::kRows, matrix->rows())}, out);
+    product(*matrix, {begin * t2::kRows, std::min(end * t2::kRows, matrix->rows())}, thread, out);
     first += count;
   }
   pool_.barrier();
@@ -228,8 +242,8 @@ void Forward::attend(int64_t index, int thread) {
 // gate_ = act(gate) * up, each thread on its own columns of both.
 void Forward::gate_up(const LayerWeights& layer, int thread) {
   const Range range = share(config_.intermediate, t2::kRows, thread);
-  product(layer.gate, range, gate_.data());
-  product(layer.up, range, up_.data());
+  product(layer.gate, range, thread, gate_.data());
+  product(layer.up, range, thread, up_.data());
   const Gate kind = config_.activation == Activation::relu2 ? Gate::relu2 : Gate::silu;
   for (int64_t r = 0; r < num_rows(); ++r) {
     float* gate = gate_.data() + r * config_.intermediate + range.begin;
@@ -242,7 +256,7 @@ void Forward::gate_up(const LayerWeights& layer, int thread) {
 // hidden_ += the product, each thread on its own columns.
 void Forward::add_product(const Matrix& matrix, int thread) {
   const Range range = share(matrix.rows(), t2::kRows, thread);
-  product(matrix, range, added_.data());
+  product(matrix, range, thread, added_.data());
   for (int64_t r = 0; r < num_rows(); ++r) {
     for (int64_t j = range.begin; j < range.end; ++j) {
       hidden_[static_cast<size_t>(r * config_.hidden + j)] +=
@@ -252,29 +266,31 @@ void Forward::add_product(const Matrix& matrix, int thread) {
   pool_.barrier();
 }
 
-// Norm and head of the wanted rows, kHeadRows at a time; then the sink takes them, one row a
+// Norm and head of the wanted rows, Head::kRows at a time; then the sink takes them, one row a
 // thread.
-void Forward::head(LogitsSink& sink, int thread) {
-  const Matrix& matrix = weights_.head();
-  const int64_t hidden = config_.hidden;
-  const Range columns = share(config_.vocab, t2::kRows, thread);
+void Forward::predict(LogitsSink& sink, int thread) {
   for (int64_t next = 0; next < num_rows();) {
-    int64_t wanted[kHeadRows];
+    int64_t wanted[Head::kRows];
     int64_t count = 0;
-    for (; next < num_rows() && count < kHeadRows; ++next) {
+    for (; next < num_rows() && count < Head::kRows; ++next) {
       if (rows_[static_cast<size_t>(next)].output >= 0) wanted[count++] = next;
     }
+    if (count == 0) return;
     const Range mine = share(count, 1, thread);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
-      kernels_.rms_norm(hidden_.data() + wanted[i] * hidden, weights_.final_norm.data(), hidden,
-                        config_.rms_eps, inputs_.data() + i * hidden);
+      kernels_.rms_norm(hidden_.data() + wanted[i] * config_.hidden, weights_.final_norm.data(),
+                        config_.hidden, config_.rms_eps, head_.input(i));
+      head_.prepare(i, sink.need(rows_[static_cast<size_t>(wanted[i])].output));
     }
     pool_.barrier();
-    kernels_.gemm_f32_dense(inputs_.data(), hidden, count, matrix.data(), matrix.type(), hidden,
-                            columns.begin, columns.end, logits_.data(), config_.vocab);
-    pool_.barrier();
+    head_.compute(count, thread);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
-      sink.take(rows_[static_cast<size_t>(wanted[i])].output, logits_.data() + i * config_.vocab);
+      const int32_t output = rows_[static_cast<size_t>(wanted[i])].output;
+      if (head_.has_all(i)) {
+        sink.take(output, head_.logits(i));
+      } else {
+        sink.take_likely(output, head_.likely(i));
+      }
     }
     pool_.barrier();
   }
@@ -288,12 +304,13 @@ void Forward::keep_floats(const char* name, int thread, const float* values, int
 void Forward::keep_codes(const char* name, int thread, const Matrix& reader) const {
   if (trace_ == nullptr || thread != 0 || !reader.is_ternary()) return;
   const int64_t k = reader.columns();
+  const Inputs& from = inputs(thread);
   std::vector<int8_t>& kept = trace_->codes[name];
   for (int64_t r = 0; r < num_rows(); ++r) {
-    const int8_t* row = codes_.data() + r * act_stride(k);
+    const int8_t* row = from.codes.data() + r * act_stride(k);
     kept.insert(kept.end(), row, row + k);
   }
-  trace_->scales[name].assign(code_scales_.begin(), code_scales_.begin() + num_rows());
+  trace_->scales[name].assign(from.scales.begin(), from.scales.begin() + num_rows());
 }
 
 }  // namespace wf::engine

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "config.h"
+#include "head.h"
 #include "kernels.h"
 #include "sequence.h"
 #include "thread_pool.h"
@@ -28,11 +29,14 @@ struct TokenRow {
   int32_t output = -1;  // handed to LogitsSink; -1 when nobody wants this row's logits
 };
 
-// Takes the logits of one row; called on any thread of the pool, once per wanted row.
+// Takes the logits of one row: all of them, or the likely ones when that is all it needs. Called on
+// any thread of the pool; one of both takes once per wanted row.
 class LogitsSink {
  public:
   virtual ~LogitsSink() = default;
+  virtual HeadNeed need(int32_t output) const noexcept = 0;
   virtual void take(int32_t output, float* logits) noexcept = 0;
+  virtual void take_likely(int32_t output, std::vector<TokenLogit> likely) noexcept = 0;
 };
 
 // What one layer computed, by name: for comparing with another implementation.
@@ -45,10 +49,11 @@ struct LayerTrace {
 class Forward {
  public:
   static constexpr int64_t kMaxRows = 128;  // per call
-  static constexpr int64_t kHeadRows = 16;  // per pass over the head
 
   Forward(const ModelConfig& config, const Weights& weights, const KernelTable& kernels,
-          ThreadPool& pool);
+          ThreadPool& pool, bool is_head_screened);
+
+  const Head& head() const { return head_; }
 
   // Stores keys and values of the rows and hands the wanted logits to `sink`. At most kMaxRows
   // rows, in order of position within a sequence; the sequences have reserved room for them.
@@ -70,14 +75,14 @@ class Forward {
   void layer(int64_t index, int thread);
   void norm_rows(const std::vector<float>& gain, float eps, const float* in, int64_t width,
                  std::initializer_list<const Matrix*> readers, int thread);
-  void product(const Matrix& matrix, Range range, float* out) const;
+  void product(const Matrix& matrix, Range range, int thread, float* out) const;
   void project_heads(const LayerWeights& layer, int thread);
   void place_heads(const LayerWeights& layer, int64_t index, int thread);
   void rotate(float* head, int64_t row) const;
   void attend(int64_t index, int thread);
   void gate_up(const LayerWeights& layer, int thread);
   void add_product(const Matrix& matrix, int thread);
-  void head(LogitsSink& sink, int thread);
+  void predict(LogitsSink& sink, int thread);
 
   void keep_floats(const char* name, int thread, const float* values, int64_t width) const;
   void keep_codes(const char* name, int thread, const Matrix& reader) const;
@@ -86,23 +91,34 @@ class Forward {
   const Weights& weights_;
   const KernelTable& kernels_;
   ThreadPool& pool_;
+  Head head_;
 
   std::span<const TokenRow> rows_;
   LayerTrace* trace_ = nullptr;
 
   // Activations, [kMaxRows, width] each.
   std::vector<float> hidden_;  // the residual stream
-  std::vector<float> inputs_;  // of the next products
   std::vector<float> q_, k_, v_;
   std::vector<float> attended_;
   std::vector<float> gate_, up_;
   std::vector<float> added_;  // a product before it joins the residual stream
   std::vector<float> cosines_, sines_;
-  std::vector<float> logits_;  // [kHeadRows, vocab]
-  // The inputs in int8, when a ternary matrix reads them.
-  std::vector<int8_t> codes_;
-  std::vector<float> code_scales_;
-  std::vector<int32_t> code_sums_;
+
+  // What the next products read: floats, and int8 where a ternary matrix reads them. Of a single
+  // row each thread makes its own copy, which takes no longer than a barrier would.
+  struct Inputs {
+    Inputs(int64_t rows, int64_t widest);
+    std::vector<float> floats;
+    std::vector<int8_t> codes;
+    std::vector<float> scales;
+    std::vector<int32_t> sums;
+  };
+  bool has_own_inputs() const { return num_rows() == 1; }
+  Inputs& inputs(int thread) { return inputs_[has_own_inputs() ? static_cast<size_t>(thread) : 0]; }
+  const Inputs& inputs(int thread) const {
+    return inputs_[has_own_inputs() ? static_cast<size_t>(thread) : 0];
+  }
+  std::vector<Inputs> inputs_;
 };
 
 }  // namespace wf::engine

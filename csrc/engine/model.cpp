@@ -61,6 +61,17 @@ size_t weight_bytes(const Weights& weights) {
   return bytes;
 }
 
+// Below this a head is read in less time than the barriers of screening take.
+constexpr size_t kMinScreenedBytes = 4 << 20;
+
+bool is_head_screened(const std::string& choice, const Matrix& head) {
+  if (choice == "auto") return head.bytes() >= kMinScreenedBytes;
+  if (choice != "screened" && choice != "stored") {
+    throw ModelError("head must be auto, screened or stored, not '" + choice + "'");
+  }
+  return choice == "screened";
+}
+
 // Of all linear layers in t2, without padding.
 int64_t ternary_bytes(const ModelConfig& config) {
   const int64_t attention = config.hidden * 2 * (config.q_width() + config.kv_width());
@@ -84,6 +95,11 @@ class StepSink : public LogitsSink {
     return static_cast<int32_t>(targets_.size() - 1);
   }
 
+  HeadNeed need(int32_t output) const noexcept override {
+    const Target& target = targets_[static_cast<size_t>(output)];
+    return target.logits_row >= 0 ? HeadNeed() : items_[target.item].sampler->need();
+  }
+
   void take(int32_t output, float* logits) noexcept override {
     const Target& target = targets_[static_cast<size_t>(output)];
     StepOutput& result = outputs_[target.item];
@@ -93,6 +109,11 @@ class StepSink : public LogitsSink {
     if (target.is_sampled) {
       result.sampled = items_[target.item].sampler->sample(logits, vocab_, kernels_);
     }
+  }
+
+  void take_likely(int32_t output, std::vector<TokenLogit> likely) noexcept override {
+    const size_t item = targets_[static_cast<size_t>(output)].item;
+    outputs_[item].sampled = items_[item].sampler->sample(std::move(likely));
   }
 
  private:
@@ -132,7 +153,8 @@ Model::Model(const std::string& path, const ModelOptions& options) : kernels_(ch
   choose_layout(options);
   weights_ = load_weights(config_, *source, {options.act_quant, layout_}, path);
   pool_ = std::make_unique<ThreadPool>(choose_threads(options.threads, weight_bytes(*weights_)));
-  forward_ = std::make_unique<Forward>(config_, *weights_, kernels_, *pool_);
+  forward_ = std::make_unique<Forward>(config_, *weights_, kernels_, *pool_,
+                                       is_head_screened(options.head, weights_->head()));
 }
 
 void Model::choose_layout(const ModelOptions& options) {
@@ -219,7 +241,7 @@ std::vector<StepOutput> Model::step(std::span<const StepItem> items,
     item.sequence->advance(static_cast<int64_t>(item.tokens.size()));
   }
   for (const StepOutput& output : outputs) {
-    if (output.sampled.token >= 0 && !std::isfinite(output.sampled.logprob)) {
+    if (!output.sampled.is_finite) {
       throw ModelError("the model computed logits that are not finite");
     }
   }

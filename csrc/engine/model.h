@@ -24,6 +24,7 @@ struct ModelOptions {
   int64_t context = 0;          // 0: the model's own
   bool act_quant = true;        // false: ternary layers run on float32 activations
   std::string layout = "auto";  // of ternary matrices: auto, t2 or t1
+  std::string head = "auto";    // auto, screened or stored; head.h
 };
 
 enum class LogitsWanted { none, last, all };
@@ -52,6 +53,7 @@ class Model {
   // The layout of ternary matrices, and why.
   TernaryLayout layout() const { return layout_; }
   const std::string& layout_reason() const { return layout_reason_; }
+  const Head& head() const { return forward_->head(); }
   bool is_gguf() const { return gguf_.has_value(); }
   const GgufFile* gguf() const { return gguf_ ? &*gguf_ : nullptr; }
 

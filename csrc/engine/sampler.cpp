@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <random>
 
 #include "error.h"
@@ -19,8 +20,8 @@ void check(bool is_valid, const char* problem) {
   if (!is_valid) throw ModelError(problem);
 }
 
-bool is_better(float logit, int32_t token, float other_logit, int32_t other_token) {
-  return logit > other_logit || (logit == other_logit && token < other_token);
+bool is_better(const TokenLogit& a, const TokenLogit& b) {
+  return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
 }
 
 int32_t argmax(const float* logits, int64_t vocab) {
@@ -59,10 +60,12 @@ Sampler::Sampler(const SamplerOptions& options) : options_(options) {
         "repetition_penalty must be above 0 and at most 100");
   check(std::fabs(options.presence_penalty) <= 100, "presence_penalty must be -100 to 100");
   check(std::fabs(options.frequency_penalty) <= 100, "frequency_penalty must be -100 to 100");
-  check(options.top_logprobs >= 0 && options.top_logprobs <= kMaxTopLogprobs,
+  check(!options.top_logprobs ||
+            (*options.top_logprobs >= 0 && *options.top_logprobs <= kMaxTopLogprobs),
         "top_logprobs must be 0 to 64");
   for (const auto& [token, bias] : options.logit_bias) {
     check(std::fabs(bias) <= 1000, "a logit bias must be -1000 to 1000");
+    bias_[token] += bias;
   }
   state_ = options.seed
                ? *options.seed
@@ -75,7 +78,7 @@ void Sampler::observe(std::span<const int32_t> tokens) {
 
 void Sampler::prepare(int64_t vocab) {
   candidates_.reserve(static_cast<size_t>(vocab));
-  for (const auto& [token, bias] : options_.logit_bias) {
+  for (const auto& [token, bias] : bias_) {
     if (token < 0 || token >= vocab) {
       throw ModelError("logit bias for token " + std::to_string(token) +
                        ", but the vocabulary has " + std::to_string(vocab));
@@ -83,65 +86,124 @@ void Sampler::prepare(int64_t vocab) {
   }
   std::erase_if(prompt_,
                 [&](const auto& entry) { return entry.first < 0 || entry.first >= vocab; });
+  adjusted_.clear();
+  const auto add = [&](const auto& tokens) {
+    for (const auto& entry : tokens) adjusted_.push_back(entry.first);
+  };
+  const bool has_repetition = options_.repetition_penalty != 1.0f;
+  add(bias_);
+  if (has_repetition) add(prompt_);
+  if (has_repetition || options_.presence_penalty != 0 || options_.frequency_penalty != 0) {
+    add(generated_);
+  }
+  std::sort(adjusted_.begin(), adjusted_.end());
+  adjusted_.erase(std::unique(adjusted_.begin(), adjusted_.end()), adjusted_.end());
 }
 
-void Sampler::adjust(float* logits) const {
-  for (const auto& [token, bias] : options_.logit_bias) logits[token] += bias;
-  if (options_.repetition_penalty != 1.0f) {
-    const auto penalize = [&](int32_t token) {
-      float& logit = logits[token];
-      logit = logit > 0 ? logit / options_.repetition_penalty : logit * options_.repetition_penalty;
-    };
-    for (const auto& [token, count] : generated_) penalize(token);
-    for (const auto& [token, count] : prompt_) {
-      if (!generated_.contains(token)) penalize(token);
-    }
+float Sampler::adjusted(int32_t token, float logit) const {
+  if (const auto bias = bias_.find(token); bias != bias_.end()) logit += bias->second;
+  const auto generated = generated_.find(token);
+  if (generated != generated_.end() || prompt_.contains(token)) {
+    logit = logit > 0 ? logit / options_.repetition_penalty : logit * options_.repetition_penalty;
   }
-  for (const auto& [token, count] : generated_) {
-    logits[token] -=
-        options_.presence_penalty + options_.frequency_penalty * static_cast<float>(count);
+  if (generated != generated_.end()) {
+    logit -= options_.presence_penalty +
+             options_.frequency_penalty * static_cast<float>(generated->second);
   }
+  return logit;
+}
+
+float Sampler::largest_drop() const {
+  // min-p is a bound on the logit itself: p_i / p_max = e^((l_i - l_max) / temperature).
+  const float nats =
+      options_.min_p > 0 ? std::min(kNegligible, -std::log(options_.min_p)) : kNegligible;
+  return nats * options_.temperature;
+}
+
+HeadNeed Sampler::need() const {
+  HeadNeed need{.all = false, .top = 1, .within = 0, .always = adjusted_};
+  if (options_.top_logprobs) {
+    need.all = true;
+  } else if (options_.temperature == 0) {
+    // the largest
+  } else if (options_.top_k > 0) {
+    need.top = options_.top_k;
+  } else if (options_.min_p > 0) {
+    need.within = largest_drop();
+  } else {
+    need.all = true;
+  }
+  return need;
 }
 
 Sampled Sampler::sample(float* logits, int64_t vocab, const KernelTable& kernels) {
   Sampled sampled;
   const float total = kernels.log_sum_exp(logits, vocab);
-  sampled.top = most_likely(logits, vocab, options_.top_logprobs, total);
-  // The chosen token's own log probability is taken from the logits before they are adjusted.
-  std::vector<float> raw;
-  const bool is_adjusted =
-      !options_.logit_bias.empty() ||
-      ((options_.repetition_penalty != 1.0f) && !(generated_.empty() && prompt_.empty())) ||
-      ((options_.presence_penalty != 0 || options_.frequency_penalty != 0) && !generated_.empty());
-  if (is_adjusted) {
-    raw.assign(logits, logits + vocab);
-    adjust(logits);
+  sampled.is_finite = std::isfinite(total);
+  if (!sampled.is_finite) return sampled;
+  if (options_.top_logprobs) {
+    sampled.top = most_likely(logits, vocab, *options_.top_logprobs, total);
   }
-  sampled.token = options_.temperature == 0 ? argmax(logits, vocab) : draw(logits, vocab);
-  sampled.logprob =
-      (is_adjusted ? raw[static_cast<size_t>(sampled.token)] : logits[sampled.token]) - total;
+  // A reported log probability is that of the logit before it is adjusted.
+  std::vector<float> raw;
+  for (const int32_t token : adjusted_) {
+    raw.push_back(logits[token]);
+    logits[token] = adjusted(token, logits[token]);
+  }
+  sampled.token = argmax(logits, vocab);
+  if (options_.temperature > 0) {
+    const float most = logits[sampled.token];
+    const float least = most - largest_drop();
+    candidates_.clear();
+    for (int64_t i = 0; i < vocab; ++i) {
+      if (logits[i] >= least) candidates_.push_back({static_cast<int32_t>(i), logits[i]});
+    }
+    sampled.token = draw(most);
+  }
+  if (options_.top_logprobs) {
+    const auto at = std::lower_bound(adjusted_.begin(), adjusted_.end(), sampled.token);
+    const bool is_adjusted = at != adjusted_.end() && *at == sampled.token;
+    sampled.logprob =
+        (is_adjusted ? raw[static_cast<size_t>(at - adjusted_.begin())] : logits[sampled.token]) -
+        total;
+  }
   ++generated_[sampled.token];
   return sampled;
 }
 
-int32_t Sampler::draw(const float* logits, int64_t vocab) {
-  const float most = logits[argmax(logits, vocab)];
-  // min-p is a bound on the logit itself: p_i / p_max = e^((l_i - l_max) / temperature).
-  const float drop =
-      options_.min_p > 0 ? std::min(kNegligible, -std::log(options_.min_p)) : kNegligible;
-  const float least = most - drop * options_.temperature;
-  candidates_.clear();
-  for (int64_t i = 0; i < vocab; ++i) {
-    if (logits[i] >= least) candidates_.push_back({logits[i], static_cast<int32_t>(i)});
+Sampled Sampler::sample(std::vector<TokenLogit> likely) {
+  Sampled sampled;
+  auto next = adjusted_.begin();
+  for (TokenLogit& entry : likely) {
+    sampled.is_finite &= entry.logit < std::numeric_limits<float>::infinity();
+    while (next != adjusted_.end() && *next < entry.token) ++next;
+    if (next != adjusted_.end() && *next == entry.token) {
+      entry.logit = adjusted(entry.token, entry.logit);
+    }
   }
-  const auto by_logit = [](const Candidate& a, const Candidate& b) {
-    return is_better(a.logit, a.token, b.logit, b.token);
-  };
-  const auto top_k = static_cast<size_t>(options_.top_k);
-  if (top_k > 0 && top_k < candidates_.size()) {
-    std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<int64_t>(top_k),
-                     candidates_.end(), by_logit);
+  if (!sampled.is_finite) return sampled;
+  const TokenLogit best = *std::min_element(likely.begin(), likely.end(), is_better);
+  sampled.token = best.token;
+  if (options_.temperature > 0) {
+    const float least = best.logit - largest_drop();
+    candidates_.clear();
+    for (const TokenLogit& entry : likely) {
+      if (entry.logit >= least) candidates_.push_back(entry);
+    }
+    sampled.token = draw(best.logit);
+  }
+  ++generated_[sampled.token];
+  return sampled;
+}
+
+int32_t Sampler::draw(float most) {
+  if (options_.top_k > 0) {
+    const auto top_k = std::min(candidates_.size(), static_cast<size_t>(options_.top_k));
+    const auto end = candidates_.begin() + static_cast<int64_t>(top_k);
+    std::nth_element(candidates_.begin(), end, candidates_.end(), is_better);
     candidates_.resize(top_k);
+    // An order that does not depend on how many candidates there were: the draw goes by it.
+    std::sort(candidates_.begin(), candidates_.end(), is_better);
   }
   const size_t kept = options_.top_p < 1 ? cut_top_p(most) : candidates_.size();
   return draw_from(kept, most);
@@ -149,11 +211,11 @@ int32_t Sampler::draw(const float* logits, int64_t vocab) {
 
 // Sorts only as far as the mass asks for, in blocks that double.
 size_t Sampler::cut_top_p(float most) {
-  const auto weight = [&](const Candidate& c) {
+  const auto weight = [&](const TokenLogit& c) {
     return std::exp(static_cast<double>((c.logit - most) / options_.temperature));
   };
   double total = 0;
-  for (const Candidate& candidate : candidates_) total += weight(candidate);
+  for (const TokenLogit& candidate : candidates_) total += weight(candidate);
   const double wanted = total * static_cast<double>(options_.top_p);
   double mass = 0;
   size_t done = 0;
@@ -161,9 +223,7 @@ size_t Sampler::cut_top_p(float most) {
     const size_t end = std::min(candidates_.size(), done + block);
     std::partial_sort(candidates_.begin() + static_cast<int64_t>(done),
                       candidates_.begin() + static_cast<int64_t>(end), candidates_.end(),
-                      [](const Candidate& a, const Candidate& b) {
-                        return is_better(a.logit, a.token, b.logit, b.token);
-                      });
+                      is_better);
     for (; done < end; ++done) {
       mass += weight(candidates_[done]);
       if (mass >= wanted) return done + 1;

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "head.h"
 #include "kernels.h"
 
 namespace wf::engine {
@@ -21,8 +22,8 @@ struct SamplerOptions {
   int64_t top_k = 0;         // 0: off
   float top_p = 1.0f;
   float min_p = 0.0f;
-  std::optional<uint64_t> seed;  // none: from the system
-  int top_logprobs = 0;
+  std::optional<uint64_t> seed;     // none: from the system
+  std::optional<int> top_logprobs;  // report log probabilities, and those of so many best tokens
   float repetition_penalty = 1.0f;
   float presence_penalty = 0.0f;
   float frequency_penalty = 0.0f;
@@ -36,8 +37,9 @@ struct TokenLogprob {
 
 struct Sampled {
   int32_t token = -1;
-  float logprob = 0;
+  float logprob = 0;  // only where log probabilities are asked for
   std::vector<TokenLogprob> top;
+  bool is_finite = true;  // false: logits were NaN or infinite, and the token means nothing
 };
 
 class Sampler {
@@ -52,17 +54,18 @@ class Sampler {
   // a biased token is outside the vocabulary.
   void prepare(int64_t vocab);
 
-  // Changes `logits`. Every one must be finite or -infinity; the step checks the sum.
+  // Which logits the next sample needs; valid until the next call on this object.
+  HeadNeed need() const;
+
+  // From all logits, or from those that need() asks for: the same token. Changes `logits`.
   Sampled sample(float* logits, int64_t vocab, const KernelTable& kernels);
+  Sampled sample(std::vector<TokenLogit> likely);
 
  private:
-  struct Candidate {
-    float logit;
-    int32_t token;
-  };
-
-  void adjust(float* logits) const;
-  int32_t draw(const float* logits, int64_t vocab);
+  float adjusted(int32_t token, float logit) const;
+  // Of logits below the largest by this or less, one is drawn.
+  float largest_drop() const;
+  int32_t draw(float most);
   int32_t draw_from(size_t kept, float most);
   size_t cut_top_p(float most);
   double uniform();
@@ -71,7 +74,9 @@ class Sampler {
   uint64_t state_ = 0;
   std::unordered_map<int32_t, int> generated_;  // token, how often
   std::unordered_map<int32_t, int> prompt_;
-  std::vector<Candidate> candidates_;
+  std::unordered_map<int32_t, float> bias_;
+  std::vector<int32_t> adjusted_;  // tokens whose logits change before the draw, ascending
+  std::vector<TokenLogit> candidates_;
   std::vector<double> weights_;
 };
 

@@ -9,6 +9,7 @@
 
 #include "kernels.h"
 #include "layout/half.h"
+#include "layout/i8.h"
 #include "layout/lut.h"
 #include "layout/t1.h"
 #include "layout/t2.h"

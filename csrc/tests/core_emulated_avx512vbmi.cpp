@@ -5,6 +5,7 @@ namespace {
 #include "lanes_avx2.h"
 #include "lut_avx2.h"
 #include "lut_avx512.h"
+#include "pairs_avx512.h"
 #include "tile_avx512vnni.h"
 //
 #include "t1_decode_avx512vbmi.h"

@@ -5,6 +5,7 @@ namespace wf {
 namespace {
 #include "lanes_avx2.h"
 #include "lut_avx2.h"
+#include "pairs_avx2.h"
 #include "panel_avx2.h"
 
 inline __m256i dot4(__m256i sums, __m256i codes, __m256i a) {

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "core_problem.h"
+#include "layout/i8.h"
 
 namespace wf::test {
 namespace {
@@ -131,6 +132,22 @@ TEST_P(GuardPages, FloatKernels) {
                              kOutputs);
       EXPECT_EQ(out.data()[3 * kOutputs - 1], 0.0f);  // the weights are zeros
     }
+  }
+}
+
+TEST_P(GuardPages, Screen) {
+  for (std::int64_t k : {1, 7, 32, 33, 96}) {
+    const Guarded<float> row(ramp(k), at_end());
+    const Guarded<std::int8_t> codes(k, at_end());
+    EXPECT_GT(table().screen_row(row.data(), DenseType::f32, k, codes.data()).norm, 0.0f);
+    constexpr std::int64_t kOutputs = 70;
+    const Guarded<std::int8_t> packed(i8::size_bytes(kOutputs, k), at_end());
+    const Guarded<std::int16_t> q(5 * i8::blocks(k) * i8::kColumns, at_end());
+    const Guarded<std::int32_t> acc(5 * kOutputs, at_end());
+    acc.data()[5 * kOutputs - 1] = 1;
+    table().gemm_s16_i8(q.data(), i8::blocks(k) * i8::kColumns, 5, packed.data(), k, 0, kOutputs,
+                        acc.data(), kOutputs);
+    EXPECT_EQ(acc.data()[5 * kOutputs - 1], 0);  // the weights are zeros
   }
 }
 

@@ -136,6 +136,30 @@ TEST_P(FloatKernels, RmsNormMatchesFloat64) {
   }
 }
 
+TEST_P(FloatKernels, FusedNormHasTheBitsOfBothSteps) {
+  for (const int64_t k : {1, 7, 33, 576, 2560}) {
+    std::vector<float> x = random_floats(static_cast<size_t>(k), 3);
+    const std::vector<float> gain = random_floats(static_cast<size_t>(k), 4);
+    for (const bool is_poisoned : {false, true}) {
+      if (is_poisoned) x[static_cast<size_t>(k / 2)] = NAN;
+      const int64_t stride = act_stride(k);
+      std::vector<float> y(x.size(), 7), expected_y(x.size(), 8);
+      std::vector<int8_t> q(static_cast<size_t>(stride), 7), expected_q(q.size(), 8);
+      float scale = 0, expected_scale = 1;
+      int32_t sum = 0, expected_sum = 1;
+      kernels().rms_norm(x.data(), gain.data(), k, 1e-5f, expected_y.data());
+      kernels().quantize_act_int8(expected_y.data(), k, 1, k, expected_q.data(), stride,
+                                  &expected_scale, &expected_sum);
+      kernels().rms_norm_quantize(x.data(), gain.data(), k, 1e-5f, y.data(), q.data(), stride,
+                                  &scale, &sum);
+      EXPECT_EQ(std::memcmp(y.data(), expected_y.data(), y.size() * sizeof(float)), 0);
+      EXPECT_EQ(q, expected_q);
+      EXPECT_EQ(std::memcmp(&scale, &expected_scale, sizeof scale), 0);
+      EXPECT_EQ(sum, expected_sum);
+    }
+  }
+}
+
 TEST_P(FloatKernels, ZeroRowsStayZero) {
   const std::vector<float> zeros(40, 0.0f);
   std::vector<float> y(40, NAN);

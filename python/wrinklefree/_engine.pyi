@@ -50,7 +50,7 @@ class Sampler:
         top_p: float = 1.0,
         min_p: float = 0.0,
         seed: int | None = None,
-        top_logprobs: int = 0,
+        top_logprobs: int | None = None,
         repetition_penalty: float = 1.0,
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
@@ -99,7 +99,10 @@ class Model:
         context: int = 0,
         act_quant: bool = True,
         layout: str = "auto",
+        head: str = "auto",
     ) -> None: ...
+    @property
+    def head_counts(self) -> tuple[int, int]: ...
     @property
     def info(self) -> dict[str, Any]: ...
     @property

@@ -12,7 +12,7 @@ from wrinklefree import LLM
 from wrinklefree.engine import SamplingParams
 from wrinklefree.errors import FormatError, UsageError, WrinklefreeError
 
-GREEDY = SamplingParams(temperature=0)
+GREEDY = SamplingParams(temperature=0, logprobs=0)
 OPENING = "Once upon a time"
 STORY = ", there was a little girl named Lily. She loved to play outside in the park."
 

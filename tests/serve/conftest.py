@@ -59,7 +59,6 @@ class ByteTokenizer:
 class ScriptedSlot:
     sampling: SamplingParams
     max_tokens: int
-    top_logprobs: int
     tokens: list[int] = field(default_factory=list)
     num_sampled: int = 0
 
@@ -102,8 +101,8 @@ class ScriptedModel:
             raise WrinklefreeError("the template wants no such message")
         return [BOS, *"\n".join(f"{role}: {text}" for role, text in messages).encode()]
 
-    def open(self, sampling: SamplingParams, *, max_tokens: int, top_logprobs: int) -> ScriptedSlot:
-        slot = ScriptedSlot(sampling, max_tokens, top_logprobs)
+    def open(self, sampling: SamplingParams, *, max_tokens: int) -> ScriptedSlot:
+        slot = ScriptedSlot(sampling, max_tokens)
         self.slots.append(slot)
         self._all_slots.add(slot)
         return slot
@@ -131,7 +130,7 @@ class ScriptedModel:
         position = slot.num_sampled % len(self._script) if self.endless else slot.num_sampled
         slot.num_sampled += 1
         chosen = self._script[position] if position < len(self._script) else EOS
-        top = [(chosen, -0.5), (EOS, -1.5), (0, float("-inf"))][: slot.top_logprobs]
+        top = [(chosen, -0.5), (EOS, -1.5), (0, float("-inf"))][: slot.sampling.logprobs or 0]
         return Token(chosen, -0.5, top)
 
 

@@ -31,7 +31,8 @@ class LLM:
     `model` is an artifact directory, a Hugging Face directory or a .gguf file. `threads` defaults
     to what affinity and cgroup quota allow, `context` to the model's own. Without `act_quant`
     ternary layers run on float32 activations. `layout` of ternary weights in memory: t2 (2 bits),
-    t1 (1.6 bits), or the faster one here; it changes no result.
+    t1 (1.6 bits), or the faster one here; it changes no result. Neither does `head`: screened
+    rules most of its rows out by an int8 copy where only the likeliest tokens are asked for.
 
     Raises UsageError for a missing path, FormatError for a damaged file and WrinklefreeError for a
     model the engine cannot run.
@@ -45,6 +46,7 @@ class LLM:
         context: int | None = None,
         act_quant: bool = True,
         layout: Literal["auto", "t2", "t1"] = "auto",
+        head: Literal["auto", "screened", "stored"] = "auto",
     ) -> None:
         path = Path(model)
         if not path.exists():
@@ -56,6 +58,7 @@ class LLM:
                 context=context or 0,
                 act_quant=act_quant,
                 layout=layout,
+                head=head,
             )
         except _engine.FormatError as error:
             raise FormatError(str(error)) from error
@@ -245,6 +248,7 @@ class _Generation:
         self._matcher = StopMatcher(stop)
         self._ids: list[int] = []
         self._logprobs: list[float] = []
+        self._reports_logprobs = sampling.logprobs is not None
         self._finish_reason: Literal["stop", "length"] = "length"
         self._prompt_s = 0.0
         self._decode_s = 0.0
@@ -267,7 +271,8 @@ class _Generation:
                 self._finish_reason = "stop"
                 break
             self._ids.append(output.token)
-            self._logprobs.append(output.logprob)
+            if self._reports_logprobs:
+                self._logprobs.append(output.logprob)
             if delta := self._matcher.push(self._decoder.push(output.token)):
                 yield delta
             if self._matcher.is_stopped:

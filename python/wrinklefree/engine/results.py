@@ -13,6 +13,8 @@ class SamplingParams:
     """How the next token is chosen; temperature 0 takes the most likely one.
 
     Order: logit_bias and penalties, temperature, then top_k, min_p and top_p (all off by default).
+    `logprobs` reports log probabilities, of the chosen tokens and of so many most likely ones: all
+    logits are computed for that, where temperature 0, top_k or min_p need only a few.
     """
 
     temperature: float = 1.0
@@ -24,9 +26,10 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
 
-    def sampler(self, *, top_logprobs: int = 0) -> _engine.Sampler:
-        """A fresh sampler that also reports the `top_logprobs` most likely tokens.
+    def sampler(self) -> _engine.Sampler:
+        """A fresh sampler.
 
         Raises `_engine.ModelError` for a value out of range.
         """
@@ -36,7 +39,7 @@ class SamplingParams:
             top_p=self.top_p,
             min_p=self.min_p,
             seed=self.seed,
-            top_logprobs=top_logprobs,
+            top_logprobs=self.logprobs,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             repetition_penalty=self.repetition_penalty,
@@ -54,8 +57,8 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """Generated text. `logprobs` are the model's own (nats), one per token id; ids end before the
-    end token. `finish_reason` is "length" when max_tokens or the context ended it."""
+    """Generated text. `logprobs` are the model's own (nats), one per token id, or empty when
+    SamplingParams did not ask for them; ids end before the end token. `finish_reason` is "length" when max_tokens or the context ended it."""
 
     text: str
     token_ids: tuple[int, ...]

@@ -42,7 +42,6 @@ class Generation:
 
     prompt: Sequence[int]
     sampling: SamplingParams
-    top_logprobs: int
     max_tokens: int
     end_ids: frozenset[int]
     text: TextStream

@@ -11,7 +11,7 @@ from wrinklefree.engine import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A sampled token with its log-probability (nats) and the most likely alternatives."""
+    """A sampled token with its log-probability (nats, 0 unless asked for) and the most likely alternatives."""
 
     id: int
     logprob: float
@@ -57,7 +57,7 @@ class ServedModel(Protocol):
     def chat_ids(self, messages: Sequence[tuple[str, str]]) -> list[int]:
         """Prompt ids of (role, content) messages; raises WrinklefreeError if the template does."""
 
-    def open(self, sampling: SamplingParams, *, max_tokens: int, top_logprobs: int) -> Any:
+    def open(self, sampling: SamplingParams, *, max_tokens: int) -> Any:
         """A slot with room for `max_tokens` tokens; its memory is freed with the object."""
 
     def step(self, work: Sequence[Work]) -> Sequence[Token | None]:

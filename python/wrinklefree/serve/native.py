@@ -45,8 +45,8 @@ class NativeModel:
             self.tokenizer, [{"role": role, "content": text} for role, text in messages]
         )
 
-    def open(self, sampling: SamplingParams, *, max_tokens: int, top_logprobs: int) -> _Slot:
-        sampler = sampling.sampler(top_logprobs=top_logprobs)
+    def open(self, sampling: SamplingParams, *, max_tokens: int) -> _Slot:
+        sampler = sampling.sampler()
         return _Slot(self._llm.model.sequence(max_tokens), sampler)
 
     def step(self, work: Sequence[Work]) -> list[Token | None]:

@@ -95,6 +95,7 @@ def sampling_of(request: GenerationRequest, vocab_size: int, *, choice: int) -> 
         presence_penalty=request.presence_penalty,
         frequency_penalty=request.frequency_penalty,
         logit_bias=tuple(bias.items()),
+        logprobs=request.alternatives,
     )
 
 
@@ -113,7 +114,6 @@ def generation_makers(
             return Generation(
                 prompt=prompt,
                 sampling=sampling,
-                top_logprobs=request.alternatives or 0,
                 max_tokens=min(request.token_limit or room, room),
                 end_ids=rule.ids,
                 text=TextStream(model.tokenizer, rule.texts),

@@ -109,7 +109,7 @@ class Worker:
 
     def _warm_up(self) -> None:
         """Generates one token, so that readiness is proven and the first request is not slow."""
-        slot = self._model.open(SamplingParams(temperature=0.0), max_tokens=2, top_logprobs=0)
+        slot = self._model.open(SamplingParams(temperature=0.0), max_tokens=2)
         first = self._model.tokenizer.bos_id or 0
         self._model.step([Work(slot, [first], samples=True)])
         self._has_generated = True
@@ -130,11 +130,7 @@ class Worker:
             generation.started = time.perf_counter()
             num_tokens = len(generation.prompt) + generation.max_tokens
             try:
-                generation.slot = self._model.open(
-                    generation.sampling,
-                    max_tokens=num_tokens,
-                    top_logprobs=generation.top_logprobs,
-                )
+                generation.slot = self._model.open(generation.sampling, max_tokens=num_tokens)
             except Exception:
                 log.exception("no slot for a generation of %d tokens", num_tokens)
                 self._end(generation, "failed")

@@ -1,0 +1,153 @@
+// The int8 copy of a head's rows and its product with int16 activations: approximate logits with
+// a bound on their error, so that only rows that may win are computed as stored.
+
+// |w - scale * code| of a row, its codes' norm and their scale. Both norms are upper bounds: the
+// factor is more than what rounding of k squares and their sum can lose, the term with kTiny covers
+// squares that underflow.
+template <DenseType type>
+inline RowScreen screen_dense_row(const std::uint8_t* row, std::int64_t k, std::int8_t* codes) {
+  const auto value = [&](std::int64_t i) {
+    if constexpr (type == DenseType::q8_0) {
+      const std::uint8_t* block = row + i / 32 * 34;
+      return half::f16_to_f32(half::load_u16(block)) *
+             static_cast<float>(static_cast<std::int8_t>(block[2 + i % 32]));
+    } else {
+      return DenseRow<type>::load1(row + i * DenseRow<type>::kBytes);
+    }
+  };
+  const auto lanes = [&](std::int64_t i) {
+    if constexpr (type == DenseType::q8_0) {
+      const std::uint8_t* block = row + i / 32 * 34;
+      return mul(splat_f16(block), load_s8(block + 2 + i % 32));
+    } else {
+      return DenseRow<type>::load8(row + i * DenseRow<type>::kBytes);
+    }
+  };
+  // Blocks of 32 values: in float32 first, as the type may need more work than the rest.
+  constexpr std::int64_t kStep = 32;
+  float v[kStep];
+  const auto read = [&](std::int64_t i, std::int64_t count) {
+    if (count == kStep) {
+      for (std::int64_t j = 0; j < kStep; j += 8) store(v + j, lanes(i + j));
+    } else {
+      for (std::int64_t j = 0; j < count; ++j) v[j] = value(i + j);
+    }
+  };
+  std::uint32_t most = 0;
+  for (std::int64_t i = 0; i < k; i += kStep) {
+    const std::int64_t count = k - i < kStep ? k - i : kStep;
+    read(i, count);
+    const std::uint32_t bits = absmax_bits(v, count);
+    most = bits > most ? bits : most;
+  }
+  if (most >= kInfinityBits) {
+    for (std::int64_t i = 0; i < k; ++i) codes[i] = 0;
+    return {0.0f, 0.0f, __builtin_inff()};
+  }
+  const float absmax = __builtin_bit_cast(float, most);
+  const float scale = absmax > kMinRowAbsMax ? absmax / 127.0f : kMinRowAbsMax / 127.0f;
+  const float inverse = 1.0f / scale;
+  float error[8] = {};
+  float norm[8] = {};
+  for (std::int64_t i = 0; i < k; i += kStep) {
+    const std::int64_t count = k - i < kStep ? k - i : kStep;
+    read(i, count);
+    for (std::int64_t j = count; j < kStep; ++j) v[j] = 0;
+    float coded[kStep];
+    for (std::int64_t j = 0; j < kStep; ++j) {
+      const float rounded = v[j] * inverse + kRoundBias;
+      coded[j] = scale * (rounded - kRoundBias);
+    }
+    for (std::int64_t j = 0; j < count; ++j) {
+      codes[i + j] = static_cast<std::int8_t>(float_bits(v[j] * inverse + kRoundBias));
+    }
+    for (std::int64_t j = 0; j < kStep; ++j) {
+      const float missed = v[j] - coded[j];
+      error[j % 8] += missed * missed;
+      norm[j % 8] += coded[j] * coded[j];
+    }
+  }
+  const float slack = 1.0f + 0x1p-22f * static_cast<float>(k + 64);
+  const float bound = __builtin_sqrtf(lane_sum(load(norm))) * slack + kTinyNorm;
+  return {scale, bound,
+          __builtin_sqrtf(lane_sum(load(error))) * slack + bound * 0x1p-22f + kTinyNorm};
+}
+
+RowScreen screen_row(const void* row, DenseType type, std::int64_t k, std::int8_t* codes) noexcept {
+  const auto* bytes = static_cast<const std::uint8_t*>(row);
+  switch (type) {
+    case DenseType::f32:
+      return screen_dense_row<DenseType::f32>(bytes, k, codes);
+    case DenseType::f16:
+      return screen_dense_row<DenseType::f16>(bytes, k, codes);
+    case DenseType::bf16:
+      return screen_dense_row<DenseType::bf16>(bytes, k, codes);
+    case DenseType::q8_0:
+      return screen_dense_row<DenseType::q8_0>(bytes, k, codes);
+  }
+  __builtin_unreachable();
+}
+
+inline std::int32_t load_pair(const std::int16_t* q) {
+  std::int32_t pair;
+  __builtin_memcpy(&pair, q, sizeof pair);
+  return pair;
+}
+
+template <int Panels, int Rows>
+inline void i8_tile(const std::int16_t* q, std::int64_t q_stride, const std::int8_t* w,
+                    std::int64_t k, std::int64_t columns, std::int32_t* acc,
+                    std::int64_t acc_stride) {
+  const std::int64_t panel_bytes = i8::panel_bytes(k);
+  PairSums sums[Panels][Rows] = {};
+  for (std::int64_t b = 0; b < i8::blocks(k); ++b) {
+    for (int i = 0; i < Panels; ++i) {
+      const PairCodes codes = load_pairs(w + i * panel_bytes + b * i8::kBlockBytes);
+      for (int r = 0; r < Rows; ++r) {
+        add_pairs(sums[i][r], codes, load_pair(q + r * q_stride + b * i8::kColumns));
+      }
+    }
+  }
+  for (int i = 0; i < Panels; ++i) {
+    const std::int64_t first = i * i8::kRows;
+    const std::int64_t count = columns - first < i8::kRows ? columns - first : i8::kRows;
+    for (int r = 0; r < Rows; ++r) {
+      std::int32_t lanes[i8::kRows];
+      store_pairs(sums[i][r], lanes);
+      for (std::int64_t j = 0; j < count; ++j) acc[r * acc_stride + first + j] = lanes[j];
+    }
+  }
+}
+
+// Several panels and a row at a time, or a few panels and four rows: either has enough chains of
+// sums to hide the latency of a multiply-add.
+template <int Panels>
+inline void i8_panels(const std::int16_t* q, std::int64_t q_stride, std::int64_t rows,
+                      const std::int8_t* w, std::int64_t k, std::int64_t columns, std::int32_t* acc,
+                      std::int64_t acc_stride) {
+  constexpr int kStep = Panels < kPairTilePanels ? Panels : kPairTilePanels;
+  std::int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) {
+    for (int i = 0; i < Panels; i += kStep) {
+      i8_tile<kStep, 4>(q + r * q_stride, q_stride, w + i * i8::panel_bytes(k), k,
+                        columns - i * i8::kRows, acc + r * acc_stride + i * i8::kRows, acc_stride);
+    }
+  }
+  for (; r < rows; ++r) {
+    i8_tile<Panels, 1>(q + r * q_stride, q_stride, w, k, columns, acc + r * acc_stride, acc_stride);
+  }
+}
+
+void gemm_s16_i8(const std::int16_t* q, std::int64_t q_stride, std::int64_t rows,
+                 const std::int8_t* w, std::int64_t k, std::int64_t n_begin, std::int64_t n_end,
+                 std::int32_t* acc, std::int64_t acc_stride) noexcept {
+  constexpr std::int64_t kGroup = kPairPanels * i8::kRows;
+  std::int64_t n = n_begin;
+  const auto panel = [&] { return w + n / i8::kRows * i8::panel_bytes(k); };
+  for (; n + kGroup - i8::kRows < n_end; n += kGroup) {
+    i8_panels<kPairPanels>(q, q_stride, rows, panel(), k, n_end - n, acc + n, acc_stride);
+  }
+  for (; n < n_end; n += i8::kRows) {
+    i8_panels<1>(q, q_stride, rows, panel(), k, n_end - n, acc + n, acc_stride);
+  }
+}
