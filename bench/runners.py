@@ -38,8 +38,8 @@ def random_prompt(length: int, vocab: int) -> list[int]:
     return [int(i) for i in np.random.default_rng(1).integers(300, vocab, length)]
 
 
-def engine_runner(task: Task) -> Runner:
-    model = _engine.Model(str(task.path), threads=task.threads)
+def engine_runner(task: Task, head: str = "auto") -> Runner:
+    model = _engine.Model(str(task.path), threads=task.threads, head=head)
     step, item, prompt = model.step, _engine.StepItem, task.prompt
 
     def run() -> Run:

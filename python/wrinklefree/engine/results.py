@@ -57,8 +57,11 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """Generated text. `logprobs` are the model's own (nats), one per token id, or empty when
-    SamplingParams did not ask for them; ids end before the end token. `finish_reason` is "length" when max_tokens or the context ended it."""
+    """Generated text; ids end before the end token.
+
+    `logprobs` are the model's own (nats), one per token id, or empty when SamplingParams did not
+    ask for them. `finish_reason` is "length" when max_tokens or the context ended it.
+    """
 
     text: str
     token_ids: tuple[int, ...]

@@ -11,7 +11,7 @@ from wrinklefree.engine import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A sampled token with its log-probability (nats, 0 unless asked for) and the most likely alternatives."""
+    """A sampled token; its log-probability (nats) and the most likely ones, where asked for."""
 
     id: int
     logprob: float
