@@ -127,7 +127,7 @@ py::dict info(const PyModel& self) {
   info["total_parameters"] = total;
   info["weight_bytes"] = bytes;
   info["bits_per_weight"] = 8.0 * static_cast<double>(bytes) / static_cast<double>(total);
-  info["kv_bytes_per_token"] = config.layers * 2 * config.kv_width() * 4;
+  info["kv_bytes_per_token"] = Sequence::bytes_per_token(config, self.model.kv_type());
   info["isa"] = self.model.kernels().isa;
   info["layout"] = self.model.layout() == TernaryLayout::t1 ? "t1" : "t2";
   info["layout_reason"] = self.model.layout_reason();
@@ -223,14 +223,15 @@ void bind_model(py::module_& module) {
   bind_step(module);
   py::class_<PyModel>(module, "Model", "A loaded model. One step runs at a time.")
       .def(py::init([](const std::string& path, int threads, int64_t context, bool act_quant,
-                       const std::string& layout, const std::string& head) {
+                       const std::string& layout, const std::string& head,
+                       const std::string& kv_cache) {
              py::gil_scoped_release release;
              return std::make_unique<PyModel>(
-                 path, ModelOptions{threads, context, act_quant, layout, head});
+                 path, ModelOptions{threads, context, act_quant, layout, head, kv_cache});
            }),
            py::arg("path"), py::kw_only(), py::arg("threads") = 0, py::arg("context") = 0,
            py::arg("act_quant") = true, py::arg("layout") = "auto", py::arg("head") = "auto",
-           "Raises FormatError or ModelError.")
+           py::arg("kv_cache") = "f32", "Raises FormatError or ModelError.")
       .def_property_readonly("info", &info)
       .def_property_readonly(
           "head_counts",
@@ -246,6 +247,14 @@ void bind_model(py::module_& module) {
             return std::shared_ptr<Sequence>(self.model.sequence(max_tokens));
           },
           py::arg("max_tokens"))
+      .def(
+          "fork",
+          [](const PyModel& self, const Sequence& sequence, int64_t length, int64_t max_tokens) {
+            return std::shared_ptr<Sequence>(self.model.fork(sequence, length, max_tokens));
+          },
+          py::arg("sequence"), py::arg("length"), py::arg("max_tokens"),
+          "A sequence that begins with the first `length` tokens of another and shares their "
+          "memory. Not during a step that uses the other.")
       .def("step", &step, py::arg("items"),
            "Appends the tokens of all items to their sequences; see csrc/engine/model.h.")
       .def("layer_io", &layer_io, py::arg("layer"), py::arg("hidden"),

@@ -1,79 +1,241 @@
-// One query head against the keys and values of its sequence, softmax computed on the way.
+// Query heads against the keys and values of their sequence, softmax computed on the way.
 //
 //   scores of a tile of 32 positions -> running maximum m -> p = e^(score - m)
 //   out = out * e^(m_before - m) + sum p * value;   at the end out / sum of p
 //
 // Tiles are the pages of the cache, at absolute positions 0, 32, 64, ..., and every sum has a fixed
-// order, so the result for a token does not depend on how its sequence was cut into chunks or who
-// else is in the batch.
+// order, so the result for a token does not depend on how its sequence was cut into chunks, who
+// else is in the batch, or which heads come in one call.
 //
-// Roofline: keys and values are read once, 8 bytes a position and dimension.
+// Two heads at a time share every load of keys and values, and what it takes to widen them.
+// Roofline: keys and values are read once, 2 elements a position and dimension.
 
-inline float dot(const float* a, const float* b, std::int64_t n) {
-  F8 sum = splat(0);
-  std::int64_t i = 0;
-  for (; i + 8 <= n; i += 8) sum = mul_add(load(a + i), load(b + i), sum);
-  float rest = 0;
-  for (; i < n; ++i) rest += a[i] * b[i];
-  return lane_sum(sum) + rest;
-}
+template <KvType type>
+struct KvElements {
+  static constexpr std::int64_t kBytes = type == KvType::f32 ? 4 : type == KvType::int8 ? 1 : 2;
 
-// out[i] = out[i] * keep + sum over j of p[j] * values[j, i], j in order. Four registers of eight
-// dimensions at a time hide the latency of the multiply-add.
-template <int Registers>
-inline void add_values(const float* p, const float* values, std::int64_t count, std::int64_t stride,
-                       float keep, float* out) {
-  F8 acc[Registers];
-  for (int r = 0; r < Registers; ++r) acc[r] = mul(load(out + 8 * r), splat(keep));
-  for (std::int64_t j = 0; j < count; ++j) {
-    const F8 weight = splat(p[j]);
-    for (int r = 0; r < Registers; ++r) {
-      acc[r] = mul_add(weight, load(values + j * stride + 8 * r), acc[r]);
+  static F8 load8(const std::uint8_t* p) {
+    if constexpr (type == KvType::f32) return load(reinterpret_cast<const float*>(p));
+    if constexpr (type == KvType::f16) return load_f16(p);
+    if constexpr (type == KvType::bf16) return load_bf16(p);
+    if constexpr (type == KvType::int8) return load_s8(p);
+  }
+  static float load1(const std::uint8_t* p) {
+    if constexpr (type == KvType::f32) return DenseRow<DenseType::f32>::load1(p);
+    if constexpr (type == KvType::f16) return DenseRow<DenseType::f16>::load1(p);
+    if constexpr (type == KvType::bf16) return DenseRow<DenseType::bf16>::load1(p);
+    if constexpr (type == KvType::int8) return static_cast<float>(static_cast<std::int8_t>(*p));
+  }
+};
+
+constexpr int kTileRegisters = kKvPage / 8;
+
+// Products of the queries with 32 keys.
+template <KvType type, int Heads>
+inline void score_tile(const float* q, const std::uint8_t* keys, std::int64_t head_dim, float scale,
+                       F8 (&scores)[Heads][kTileRegisters]) {
+  using Kv = KvElements<type>;
+  for (auto& row : scores) {
+    for (F8& s : row) s = splat(0);
+  }
+  for (std::int64_t i = 0; i < head_dim; ++i) {
+    const std::uint8_t* at = keys + i * kKvPage * Kv::kBytes;
+    F8 wide[Heads];
+    for (int h = 0; h < Heads; ++h) wide[h] = splat(q[h * head_dim + i]);
+    for (int r = 0; r < kTileRegisters; ++r) {
+      const F8 key = Kv::load8(at + 8 * r * Kv::kBytes);
+      for (int h = 0; h < Heads; ++h) scores[h][r] = mul_add(wide[h], key, scores[h][r]);
     }
   }
-  for (int r = 0; r < Registers; ++r) store(out + 8 * r, acc[r]);
+  const float* key_scales = reinterpret_cast<const float*>(keys + head_dim * kKvPage);
+  for (int r = 0; r < kTileRegisters; ++r) {
+    F8 factor = splat(scale);
+    if constexpr (type == KvType::int8) factor = mul(factor, load(key_scales + 8 * r));
+    for (int h = 0; h < Heads; ++h) scores[h][r] = mul(scores[h][r], factor);
+  }
 }
 
-void attention(const float* q, const float* const* pages, std::int64_t key_offset,
-               std::int64_t value_offset, std::int64_t positions, std::int64_t head_dim,
-               float scale, float* out) noexcept {
-  constexpr std::int64_t kTile = kKvPage;
+// Where the softmax of a head stands.
+struct SoftmaxState {
   float most = -__builtin_inff();
   float total = 0;
-  for (std::int64_t i = 0; i < head_dim; ++i) out[i] = 0;
-  for (std::int64_t first = 0; first < positions; first += kTile) {
-    const std::int64_t count = positions - first < kTile ? positions - first : kTile;
-    const float* keys = pages[first / kTile] + key_offset;
-    const float* values = pages[first / kTile] + value_offset;
-    float p[kTile];
-    for (std::int64_t j = 0; j < kTile; ++j) p[j] = -__builtin_inff();
-    for (std::int64_t j = 0; j < count; ++j) {
-      p[j] = dot(q, keys + j * head_dim, head_dim) * scale;
-    }
-    const F8 largest = max(max(load(p), load(p + 8)), max(load(p + 16), load(p + 24)));
-    const float tile_most = lane_max(largest);
-    const float new_most = tile_most > most ? tile_most : most;
-    const float keep = first == 0 ? 0.0f : by_lanes(most - new_most, exponential);
-    for (int r = 0; r < 4; ++r) {
-      store(p + 8 * r, exponential(sub(load(p + 8 * r), splat(new_most))));
-    }
-    for (std::int64_t j = count; j < kTile; ++j) p[j] = 0;
-    total =
-        total * keep + lane_sum(add(add(load(p), load(p + 8)), add(load(p + 16), load(p + 24))));
-    most = new_most;
-    std::int64_t i = 0;
-    for (; i + 32 <= head_dim; i += 32) {
-      add_values<4>(p, values + i, count, head_dim, keep, out + i);
-    }
-    for (; i + 8 <= head_dim; i += 8) {
-      add_values<1>(p, values + i, count, head_dim, keep, out + i);
-    }
-    for (; i < head_dim; ++i) {
-      float sum = out[i] * keep;
-      for (std::int64_t j = 0; j < count; ++j) sum += p[j] * values[j * head_dim + i];
-      out[i] = sum;
+  float keep = 0;  // what the outputs so far are multiplied by in this tile
+};
+
+// Turns the scores of the first `count` positions into weights p; the others weigh 0.
+inline void weigh_tile(const F8 (&scores)[kTileRegisters], std::int64_t count, bool is_first,
+                       SoftmaxState& state, float* p) {
+  const auto sum = [&] {
+    return lane_sum(add(add(load(p), load(p + 8)), add(load(p + 16), load(p + 24))));
+  };
+  for (int r = 0; r < kTileRegisters; ++r) store(p + 8 * r, scores[r]);
+  for (std::int64_t j = count; j < kKvPage; ++j) p[j] = 0;
+  // A maximum and an exponential may lose a NaN; the sum does not: 0 if all is well, else NaN.
+  const float poison = sum() * 0.0f;
+  for (std::int64_t j = count; j < kKvPage; ++j) p[j] = -__builtin_inff();
+  const F8 largest = max(max(load(p), load(p + 8)), max(load(p + 16), load(p + 24)));
+  const float tile_most = lane_max(largest);
+  const float most = tile_most > state.most ? tile_most : state.most;
+  state.keep = is_first ? 0.0f : by_lanes(state.most - most, exponential);
+  for (int r = 0; r < kTileRegisters; ++r) {
+    store(p + 8 * r, exponential(sub(load(p + 8 * r), splat(most))));
+  }
+  for (std::int64_t j = count; j < kKvPage; ++j) p[j] = 0;
+  state.total = state.total * state.keep + (sum() + poison);
+  state.most = most;
+}
+
+// out[i] = out[i] * keep + sum over j of p[j] * values[j, i], j in order, for 8 * Registers
+// dimensions: enough chains to hide the latency of the multiply-add.
+template <KvType type, int Heads, int Registers>
+inline void add_values(const float* p, const std::uint8_t* values, std::int64_t count,
+                       std::int64_t head_dim, const SoftmaxState* states, float* out) {
+  using Kv = KvElements<type>;
+  F8 acc[Heads][Registers];
+  for (int h = 0; h < Heads; ++h) {
+    for (int r = 0; r < Registers; ++r) {
+      acc[h][r] = mul(load(out + h * head_dim + 8 * r), splat(states[h].keep));
     }
   }
-  const float inverse = 1.0f / total;
-  for (std::int64_t i = 0; i < head_dim; ++i) out[i] *= inverse;
+  for (std::int64_t j = 0; j < count; ++j) {
+    F8 weights[Heads];
+    for (int h = 0; h < Heads; ++h) weights[h] = splat(p[h * kKvPage + j]);
+    for (int r = 0; r < Registers; ++r) {
+      const F8 value = Kv::load8(values + (j * head_dim + 8 * r) * Kv::kBytes);
+      for (int h = 0; h < Heads; ++h) acc[h][r] = mul_add(weights[h], value, acc[h][r]);
+    }
+  }
+  for (int h = 0; h < Heads; ++h) {
+    for (int r = 0; r < Registers; ++r) store(out + h * head_dim + 8 * r, acc[h][r]);
+  }
+}
+
+template <KvType type, int Heads>
+inline void attend_heads(const float* q, const std::uint8_t* const* pages, std::int64_t key_offset,
+                         std::int64_t value_offset, std::int64_t positions, std::int64_t head_dim,
+                         float scale, float* out) {
+  using Kv = KvElements<type>;
+  SoftmaxState states[Heads];
+  for (std::int64_t i = 0; i < Heads * head_dim; ++i) out[i] = 0;
+  for (std::int64_t first = 0; first < positions; first += kKvPage) {
+    const std::int64_t count = positions - first < kKvPage ? positions - first : kKvPage;
+    const std::uint8_t* keys = pages[first / kKvPage] + key_offset;
+    const std::uint8_t* values = pages[first / kKvPage] + value_offset;
+    F8 scores[Heads][kTileRegisters];
+    score_tile<type, Heads>(q, keys, head_dim, scale, scores);
+    float p[Heads * kKvPage];
+    for (int h = 0; h < Heads; ++h) {
+      weigh_tile(scores[h], count, first == 0, states[h], p + h * kKvPage);
+    }
+    if constexpr (type == KvType::int8) {
+      const float* value_scales = reinterpret_cast<const float*>(values + head_dim * kKvPage);
+      for (int h = 0; h < Heads; ++h) {
+        for (std::int64_t j = 0; j < kKvPage; ++j) p[h * kKvPage + j] *= value_scales[j];
+      }
+    }
+    std::int64_t i = 0;
+    for (; i + 32 <= head_dim; i += 32) {
+      add_values<type, Heads, 4>(p, values + i * Kv::kBytes, count, head_dim, states, out + i);
+    }
+    for (; i + 8 <= head_dim; i += 8) {
+      add_values<type, Heads, 1>(p, values + i * Kv::kBytes, count, head_dim, states, out + i);
+    }
+    for (; i < head_dim; ++i) {
+      for (int h = 0; h < Heads; ++h) {
+        float sum = out[h * head_dim + i] * states[h].keep;
+        for (std::int64_t j = 0; j < count; ++j) {
+          sum += p[h * kKvPage + j] * Kv::load1(values + (j * head_dim + i) * Kv::kBytes);
+        }
+        out[h * head_dim + i] = sum;
+      }
+    }
+  }
+  for (int h = 0; h < Heads; ++h) {
+    const float inverse = 1.0f / states[h].total;
+    for (std::int64_t i = 0; i < head_dim; ++i) out[h * head_dim + i] *= inverse;
+  }
+}
+
+template <KvType type>
+inline void attend_all(const float* q, std::int64_t heads, const std::uint8_t* const* pages,
+                       std::int64_t key_offset, std::int64_t value_offset, std::int64_t positions,
+                       std::int64_t head_dim, float scale, float* out) {
+  std::int64_t h = 0;
+  for (; h + 2 <= heads; h += 2) {
+    attend_heads<type, 2>(q + h * head_dim, pages, key_offset, value_offset, positions, head_dim,
+                          scale, out + h * head_dim);
+  }
+  if (h < heads) {
+    attend_heads<type, 1>(q + h * head_dim, pages, key_offset, value_offset, positions, head_dim,
+                          scale, out + h * head_dim);
+  }
+}
+
+void attention(const float* q, std::int64_t heads, const std::uint8_t* const* pages, KvType type,
+               std::int64_t key_offset, std::int64_t value_offset, std::int64_t positions,
+               std::int64_t head_dim, float scale, float* out) noexcept {
+  const auto attend = type == KvType::f32    ? attend_all<KvType::f32>
+                      : type == KvType::f16  ? attend_all<KvType::f16>
+                      : type == KvType::bf16 ? attend_all<KvType::bf16>
+                                             : attend_all<KvType::int8>;
+  attend(q, heads, pages, key_offset, value_offset, positions, head_dim, scale, out);
+}
+
+// Eight elements in the type of the cache; `inverse` is 127 / absmax for int8.
+template <KvType type>
+inline void encode8(F8 x, float inverse, std::uint8_t* to) {
+  if constexpr (type == KvType::f32) store(reinterpret_cast<float*>(to), x);
+  if constexpr (type == KvType::f16) store_f16(to, x);
+  if constexpr (type == KvType::bf16) store_bf16(to, x);
+  if constexpr (type == KvType::int8) {
+    float rounded[8];
+    store(rounded, add(mul(x, splat(inverse)), splat(kRoundBias)));
+    for (int i = 0; i < 8; ++i) to[i] = static_cast<std::uint8_t>(float_bits(rounded[i]));
+  }
+}
+
+// One key or value: element i goes to `to` + i * stride elements.
+template <KvType type>
+inline void store_elements(const float* x, std::int64_t count, std::int64_t stride,
+                           std::uint8_t* to, float* scale) {
+  constexpr std::int64_t kBytes = KvElements<type>::kBytes;
+  float inverse = 0;
+  if constexpr (type == KvType::int8) {
+    const std::uint32_t most = absmax_bits(x, count);
+    const float absmax = __builtin_bit_cast(float, most);
+    const float a = absmax > kMinRowAbsMax ? absmax : kMinRowAbsMax;
+    // A NaN or an infinity makes the scale NaN, whatever the codes are.
+    inverse = most < kInfinityBits ? 127.0f / a : 0.0f;
+    *scale = most < kInfinityBits ? a / 127.0f : __builtin_nanf("");
+  }
+  for (std::int64_t i = 0; i < count; i += 8) {
+    const std::int64_t some = count - i < 8 ? count - i : 8;
+    float v[8] = {};
+    std::uint8_t encoded[32];
+    for (std::int64_t j = 0; j < some; ++j) v[j] = x[i + j];
+    encode8<type>(load(v), inverse, encoded);
+    for (std::int64_t j = 0; j < some; ++j) {
+      __builtin_memcpy(to + (i + j) * stride * kBytes, encoded + j * kBytes, kBytes);
+    }
+  }
+}
+
+template <KvType type>
+inline void store_both(const float* key, const float* value, std::int64_t head_dim,
+                       std::int64_t position, std::uint8_t* keys, std::uint8_t* values) {
+  constexpr std::int64_t kBytes = KvElements<type>::kBytes;
+  const std::int64_t scales = head_dim * kKvPage;  // behind int8 elements
+  store_elements<type>(key, head_dim, kKvPage, keys + position * kBytes,
+                       reinterpret_cast<float*>(keys + scales) + position);
+  store_elements<type>(value, head_dim, 1, values + position * head_dim * kBytes,
+                       reinterpret_cast<float*>(values + scales) + position);
+}
+
+void store_kv(const float* key, const float* value, KvType type, std::int64_t head_dim,
+              std::int64_t position, std::uint8_t* keys, std::uint8_t* values) noexcept {
+  const auto store_as = type == KvType::f32    ? store_both<KvType::f32>
+                        : type == KvType::f16  ? store_both<KvType::f16>
+                        : type == KvType::bf16 ? store_both<KvType::bf16>
+                                               : store_both<KvType::int8>;
+  store_as(key, value, head_dim, position, keys, values);
 }

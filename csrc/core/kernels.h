@@ -24,7 +24,9 @@ enum class TernaryLayout : std::uint8_t { t2, t1, lut };
 // What a gated feed-forward layer does with its gate: x / (1 + e^-x), or max(x, 0)^2.
 enum class Gate : std::uint8_t { silu, relu2 };
 
-// Positions in one page of a key-value cache, and so in one tile of the attention kernel.
+// A key-value cache: element types, and positions in a page, which is a tile of the attention
+// kernel; layout/kv.h.
+enum class KvType : std::uint8_t { f32, f16, bf16, int8 };
 constexpr std::int64_t kKvPage = 32;
 
 // Stride in bytes of one int8 activation row: whole blocks of every layout, then whole cache lines,
@@ -137,12 +139,17 @@ struct KernelTable {
   // y = act(gate) * up. y may be gate or up.
   void (*gated_act)(const float* gate, const float* up, std::int64_t n, Gate kind,
                     float* y) noexcept;
-  // out = softmax(scale * q . keys^T) . values for one query head. Position t >= 0 of the sequence
-  // lies in page t / kKvPage: its key at pages[...] + key_offset + t % kKvPage * head_dim, its
-  // value likewise. positions >= 1.
-  void (*attention)(const float* q, const float* const* pages, std::int64_t key_offset,
-                    std::int64_t value_offset, std::int64_t positions, std::int64_t head_dim,
-                    float scale, float* out) noexcept;
+  // Stores a key and a value of head_dim numbers at 0 <= position < kKvPage of the blocks that
+  // `keys` and `values` point at. What float16 cannot hold becomes infinite.
+  void (*store_kv)(const float* key, const float* value, KvType type, std::int64_t head_dim,
+                   std::int64_t position, std::uint8_t* keys, std::uint8_t* values) noexcept;
+  // out = softmax(scale * q . keys^T) . values for query heads that share keys and values; q and
+  // out are [heads, head_dim]. Position t >= 0 of the sequence lies in page t / kKvPage, in the
+  // blocks at `key_offset` and `value_offset` of it. positions >= 1.
+  void (*attention)(const float* q, std::int64_t heads, const std::uint8_t* const* pages,
+                    KvType type, std::int64_t key_offset, std::int64_t value_offset,
+                    std::int64_t positions, std::int64_t head_dim, float scale,
+                    float* out) noexcept;
   // log(sum of e^x), n >= 1.
   float (*log_sum_exp)(const float* x, std::int64_t n) noexcept;
 };

@@ -17,6 +17,9 @@ inline F8 mul_add(F8 a, F8 b, F8 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline F8 load_f16(const std::uint8_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }
+inline void store_f16(std::uint8_t* p, F8 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
+}
 inline F8 splat_f16(const std::uint8_t* p) {
   std::int16_t bits;
   __builtin_memcpy(&bits, p, sizeof bits);

@@ -44,6 +44,9 @@ inline F8 load_f16(const std::uint8_t* p) {
   for (int i = 0; i < 8; ++i) out.v[i] = half::f16_to_f32(half::load_u16(p + 2 * i));
   return out;
 }
+inline void store_f16(std::uint8_t* p, F8 a) {
+  for (int i = 0; i < 8; ++i) half::store_u16(p + 2 * i, half::f32_to_f16(a.v[i]));
+}
 inline F8 splat_f16(const std::uint8_t* p) { return splat(half::f16_to_f32(half::load_u16(p))); }
 inline F8 load_bf16(const std::uint8_t* p) {
   F8 out;

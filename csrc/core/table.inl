@@ -6,8 +6,9 @@
 //
 #include "fake_quant.inl"
 //
-#include "attention.inl"
 #include "dense.inl"
+//
+#include "attention.inl"
 #include "screen.inl"
 #include "ternary_gemm.inl"
 //
@@ -35,6 +36,7 @@ constexpr KernelTable make_table(const char* isa) {
       .rms_norm = rms_norm,
       .rms_norm_quantize = rms_norm_quantize,
       .gated_act = gated_act,
+      .store_kv = store_kv,
       .attention = attention,
       .log_sum_exp = log_sum_exp,
   };

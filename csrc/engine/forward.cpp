@@ -216,9 +216,10 @@ void Forward::place_heads(const LayerWeights& layer, int64_t index, int thread) 
     if (is_query) continue;
     const TokenRow& row = rows_[static_cast<size_t>(r)];
     Sequence& sequence = *row.sequence;
-    std::copy_n(head, d, sequence.slot(sequence.key_offset(index, kv_head), row.position));
-    std::copy_n(v_.data() + r * config_.kv_width() + kv_head * d, d,
-                sequence.slot(sequence.value_offset(index, kv_head), row.position));
+    uint8_t* page = sequence.page(row.position);
+    kernels_.store_kv(head, v_.data() + r * config_.kv_width() + kv_head * d, sequence.type(), d,
+                      row.position % kKvPage, page + sequence.key_offset(index, kv_head),
+                      page + sequence.value_offset(index, kv_head));
   }
   pool_.barrier();
 }
@@ -228,13 +229,16 @@ void Forward::attend(int64_t index, int thread) {
   const int64_t group = config_.heads / config_.kv_heads;
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   const Range range = share(num_rows() * config_.heads, 1, thread);
-  for (int64_t i = range.begin; i < range.end; ++i) {
+  for (int64_t i = range.begin; i < range.end;) {
     const TokenRow& row = rows_[static_cast<size_t>(i / config_.heads)];
     const Sequence& sequence = *row.sequence;
     const int64_t kv_head = i % config_.heads / group;
-    kernels_.attention(q_.data() + i * d, sequence.pages(), sequence.key_offset(index, kv_head),
-                       sequence.value_offset(index, kv_head), row.position + 1, d, scale,
-                       attended_.data() + i * d);
+    // The heads of this range that share keys and values.
+    const int64_t count = std::min(range.end - i, group - i % group);
+    kernels_.attention(q_.data() + i * d, count, sequence.pages(), sequence.type(),
+                       sequence.key_offset(index, kv_head), sequence.value_offset(index, kv_head),
+                       row.position + 1, d, scale, attended_.data() + i * d);
+    i += count;
   }
   pool_.barrier();
 }

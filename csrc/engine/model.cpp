@@ -72,6 +72,14 @@ bool is_head_screened(const std::string& choice, const Matrix& head) {
   return choice == "screened";
 }
 
+KvType kv_type_named(const std::string& name) {
+  if (name == "f32") return KvType::f32;
+  if (name == "f16") return KvType::f16;
+  if (name == "bf16") return KvType::bf16;
+  if (name == "int8") return KvType::int8;
+  throw ModelError("kv_cache must be f32, f16, bf16 or int8, not '" + name + "'");
+}
+
 // Of all linear layers in t2, without padding.
 int64_t ternary_bytes(const ModelConfig& config) {
   const int64_t attention = config.hidden * 2 * (config.q_width() + config.kv_width());
@@ -130,6 +138,7 @@ Model::Model(const std::string& path, const ModelOptions& options) : kernels_(ch
   if (options.threads < 0 || options.threads > kMaxThreads) {
     throw ModelError("threads must be 0 (automatic) to " + std::to_string(kMaxThreads));
   }
+  kv_type_ = kv_type_named(options.kv_cache);
   std::unique_ptr<TensorSource> source;
   if (std::filesystem::is_directory(path)) {
     check_manifest(path);
@@ -172,12 +181,22 @@ void Model::choose_layout(const ModelOptions& options) {
   }
 }
 
-std::unique_ptr<Sequence> Model::sequence(int64_t max_tokens) const {
+void Model::check_room(int64_t max_tokens) const {
   if (max_tokens > config_.context) {
     throw ModelError("a sequence of " + std::to_string(max_tokens) +
                      " tokens is longer than the context of " + std::to_string(config_.context));
   }
-  return std::make_unique<Sequence>(config_, max_tokens);
+}
+
+std::unique_ptr<Sequence> Model::sequence(int64_t max_tokens) const {
+  check_room(max_tokens);
+  return std::make_unique<Sequence>(config_, kv_type_, max_tokens);
+}
+
+std::unique_ptr<Sequence> Model::fork(const Sequence& sequence, int64_t length,
+                                      int64_t max_tokens) const {
+  check_room(max_tokens);
+  return sequence.fork(length, max_tokens);
 }
 
 void Model::check(std::span<const StepItem> items) const {
@@ -188,7 +207,8 @@ void Model::check(std::span<const StepItem> items) const {
     if (item.sampler != nullptr && !seen.insert(item.sampler).second) {
       throw ModelError("a sampler is in the step twice");
     }
-    if (!sequence.fits(config_)) throw ModelError("a sequence of another model is in the step");
+    if (!sequence.fits(config_) || sequence.type() != kv_type_)
+      throw ModelError("a sequence of another model is in the step");
     if (item.tokens.empty()) throw ModelError("an item of the step has no tokens");
     const auto count = static_cast<int64_t>(item.tokens.size());
     if (count > sequence.max_tokens() - sequence.length()) {
@@ -254,7 +274,7 @@ LayerTrace Model::trace_layer(int64_t layer, const float* input, int64_t rows) {
     throw ModelError("a layer can be traced on 1 to " + std::to_string(Forward::kMaxRows) +
                      " rows");
   }
-  Sequence sequence(config_, rows);
+  Sequence sequence(config_, kv_type_, rows);
   sequence.reserve(rows);
   std::vector<TokenRow> batch;
   for (int64_t i = 0; i < rows; ++i) batch.push_back({&sequence, i, 0, -1});

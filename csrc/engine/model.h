@@ -20,11 +20,12 @@
 namespace wf::engine {
 
 struct ModelOptions {
-  int threads = 0;              // 0: usable_cpus(), fewer for a tiny model
-  int64_t context = 0;          // 0: the model's own
-  bool act_quant = true;        // false: ternary layers run on float32 activations
-  std::string layout = "auto";  // of ternary matrices: auto, t2 or t1
-  std::string head = "auto";    // auto, screened or stored; head.h
+  int threads = 0;               // 0: usable_cpus(), fewer for a tiny model
+  int64_t context = 0;           // 0: the model's own
+  bool act_quant = true;         // false: ternary layers run on float32 activations
+  std::string layout = "auto";   // of ternary matrices: auto, t2 or t1
+  std::string head = "auto";     // auto, screened or stored; head.h
+  std::string kv_cache = "f32";  // f32, f16, bf16 or int8
 };
 
 enum class LogitsWanted { none, last, all };
@@ -58,6 +59,10 @@ class Model {
   const GgufFile* gguf() const { return gguf_ ? &*gguf_ : nullptr; }
 
   std::unique_ptr<Sequence> sequence(int64_t max_tokens) const;
+  // One that begins with the first `length` tokens of another and shares their memory.
+  std::unique_ptr<Sequence> fork(const Sequence& sequence, int64_t length,
+                                 int64_t max_tokens) const;
+  KvType kv_type() const { return kv_type_; }
 
   // Appends each item's tokens to its sequence. All items are checked before anything is computed,
   // and a step that throws leaves every sequence as it was (samplers may have drawn). Long inputs
@@ -71,12 +76,14 @@ class Model {
 
  private:
   void choose_layout(const ModelOptions& options);
+  void check_room(int64_t max_tokens) const;
   void check(std::span<const StepItem> items) const;
 
   ModelConfig config_;
   const KernelTable& kernels_;
   TernaryLayout layout_ = TernaryLayout::t2;
   std::string layout_reason_;
+  KvType kv_type_ = KvType::f32;
   std::optional<GgufFile> gguf_;
   std::optional<Weights> weights_;
   std::unique_ptr<ThreadPool> pool_;

@@ -9,6 +9,7 @@
 
 #include "core_problem.h"
 #include "layout/i8.h"
+#include "layout/kv.h"
 
 namespace wf::test {
 namespace {
@@ -152,14 +153,25 @@ TEST_P(GuardPages, Screen) {
 }
 
 TEST_P(GuardPages, Attention) {
-  for (std::int64_t head_dim : {8, 64, 80}) {
-    for (std::int64_t positions : {1, 31, 32, 33}) {
-      const std::int64_t page = kKvPage * head_dim;
-      const Guarded<float> first(ramp(2 * page), at_end()), second(ramp(2 * page), at_end());
-      const float* pages[] = {first.data(), second.data()};
-      const Guarded<float> q(ramp(head_dim), at_end()), out(head_dim, at_end());
-      table().attention(q.data(), pages, 0, page, positions, head_dim, 0.1f, out.data());
-      EXPECT_LE(std::abs(out.data()[head_dim - 1]), 3.0f);
+  for (const KvType type : {KvType::f32, KvType::f16, KvType::bf16, KvType::int8}) {
+    for (std::int64_t head_dim : {8, 64, 76}) {
+      const std::int64_t block = kv::head_bytes(type, head_dim);
+      const Guarded<std::uint8_t> first(2 * block, at_end()), second(2 * block, at_end());
+      const std::uint8_t* pages[] = {first.data(), second.data()};
+      const Guarded<float> x(ramp(head_dim), at_end());
+      for (std::int64_t position = 0; position < 2 * kKvPage; ++position) {
+        std::uint8_t* page = position < kKvPage ? first.data() : second.data();
+        table().store_kv(x.data(), x.data(), type, head_dim, position % kKvPage, page,
+                         page + block);
+      }
+      for (std::int64_t heads : {1, 2, 3}) {
+        const Guarded<float> q(ramp(heads * head_dim), at_end()), out(heads * head_dim, at_end());
+        for (std::int64_t positions : {1, 31, 32, 33, 64}) {
+          table().attention(q.data(), heads, pages, type, 0, block, positions, head_dim, 0.1f,
+                            out.data());
+          EXPECT_NEAR(out.data()[heads * head_dim - 1], x.data()[head_dim - 1], 0.02f);
+        }
+      }
     }
   }
 }

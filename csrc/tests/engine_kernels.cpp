@@ -8,6 +8,7 @@
 #include "dispatch.h"
 #include "kernels.h"
 #include "layout/half.h"
+#include "layout/kv.h"
 #include "matrix.h"
 
 namespace wf::engine {
@@ -196,46 +197,101 @@ TEST_P(FloatKernels, LogSumExpMatchesFloat64) {
   }
 }
 
-TEST_P(FloatKernels, AttentionMatchesFloat64) {
-  for (const int64_t d : {2, 8, 20, 64, 80, 128}) {
-    for (const int64_t positions : {1, 2, 31, 32, 33, 100}) {
-      // Keys in the first half of each page, values in the second.
-      const int64_t pages = (positions + kKvPage - 1) / kKvPage;
-      const int64_t half_page = kKvPage * d;
-      std::vector<std::vector<float>> cache;
-      std::vector<const float*> pointers;
-      for (int64_t p = 0; p < pages; ++p) {
-        cache.push_back(
-            random_floats(static_cast<size_t>(2 * half_page), static_cast<unsigned>(10 + p)));
-        pointers.push_back(cache.back().data());
-      }
-      const std::vector<float> q = random_floats(static_cast<size_t>(d), 9);
-      const float scale = 1.0f / std::sqrt(static_cast<float>(d));
-      std::vector<float> out(static_cast<size_t>(d), NAN);
-      kernels().attention(q.data(), pointers.data(), 0, half_page, positions, d, scale, out.data());
+// Random keys and values of one head, stored, and what a reader of the cache must see of them.
+struct Cache {
+  Cache(const KernelTable& kernels, KvType type, int64_t positions, int64_t d)
+      : block(kv::head_bytes(type, d)) {
+    for (int64_t t = 0; t < positions; ++t) {
+      if (t % kKvPage == 0) pages.emplace_back(static_cast<size_t>(2 * block), uint8_t{0xee});
+      const std::vector<float> key = random_floats(static_cast<size_t>(d), 10 + 2u * unsigned(t));
+      const std::vector<float> value = random_floats(static_cast<size_t>(d), 11 + 2u * unsigned(t));
+      kernels.store_kv(key.data(), value.data(), type, d, t % kKvPage, pages.back().data(),
+                       pages.back().data() + block);
+      keys.push_back(stored(key, type));
+      values.push_back(stored(value, type));
+    }
+    for (const auto& page : pages) pointers.push_back(page.data());
+  }
 
-      std::vector<double> weights;
-      double most = -1e300;
-      for (int64_t t = 0; t < positions; ++t) {
-        const float* key = pointers[static_cast<size_t>(t / kKvPage)] + t % kKvPage * d;
-        double score = 0;
-        for (int64_t i = 0; i < d; ++i) score += double{q[static_cast<size_t>(i)]} * key[i];
-        weights.push_back(score * scale);
-        most = std::max(most, weights.back());
-      }
-      double total = 0;
-      for (double& weight : weights) total += weight = std::exp(weight - most);
-      for (int64_t i = 0; i < d; ++i) {
-        double expected = 0;
-        for (int64_t t = 0; t < positions; ++t) {
-          const float* value =
-              pointers[static_cast<size_t>(t / kKvPage)] + half_page + t % kKvPage * d;
-          expected += weights[static_cast<size_t>(t)] / total * value[i];
-        }
-        ASSERT_NEAR(out[static_cast<size_t>(i)], expected, 3e-6)
-            << "head size " << d << ", positions " << positions;
+  static std::vector<double> stored(const std::vector<float>& x, KvType type) {
+    std::vector<double> out(x.begin(), x.end());
+    float absmax = 0;
+    for (const float v : x) absmax = std::max(absmax, std::fabs(v));
+    for (double& v : out) {
+      const auto value = static_cast<float>(v);
+      if (type == KvType::f16) v = half::f16_to_f32(half::f32_to_f16(value));
+      if (type == KvType::bf16) v = half::bf16_to_f32(half::f32_to_bf16(value));
+      if (type == KvType::int8) {
+        v = std::nearbyint(value * (127.0f / absmax)) * double{absmax / 127.0f};
       }
     }
+    return out;
+  }
+
+  int64_t block;
+  std::vector<std::vector<uint8_t>> pages;
+  std::vector<const uint8_t*> pointers;
+  std::vector<std::vector<double>> keys, values;
+};
+
+std::vector<double> plain_attention(const Cache& cache, const float* q, int64_t d, float scale) {
+  std::vector<double> weights;
+  double most = -1e300;
+  for (const std::vector<double>& key : cache.keys) {
+    double score = 0;
+    for (int64_t i = 0; i < d; ++i) score += q[i] * key[static_cast<size_t>(i)];
+    weights.push_back(score * scale);
+    most = std::max(most, weights.back());
+  }
+  double total = 0;
+  for (double& weight : weights) total += weight = std::exp(weight - most);
+  std::vector<double> out(static_cast<size_t>(d));
+  for (size_t t = 0; t < weights.size(); ++t) {
+    for (size_t i = 0; i < out.size(); ++i) out[i] += weights[t] / total * cache.values[t][i];
+  }
+  return out;
+}
+
+TEST_P(FloatKernels, AttentionMatchesFloat64) {
+  constexpr int64_t kHeads = 5;
+  for (const KvType type : {KvType::f32, KvType::f16, KvType::bf16, KvType::int8}) {
+    for (const int64_t d : {2, 8, 20, 64, 80, 128}) {
+      const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+      const std::vector<float> q = random_floats(static_cast<size_t>(kHeads * d), 9);
+      for (const int64_t positions : {1, 2, 31, 32, 33, 100}) {
+        const Cache cache(kernels(), type, positions, d);
+        std::vector<float> out(q.size(), NAN);
+        kernels().attention(q.data(), kHeads, cache.pointers.data(), type, 0, cache.block,
+                            positions, d, scale, out.data());
+        for (int64_t h = 0; h < kHeads; ++h) {
+          const std::vector<double> expected = plain_attention(cache, q.data() + h * d, d, scale);
+          std::vector<float> alone(static_cast<size_t>(d), NAN);
+          kernels().attention(q.data() + h * d, 1, cache.pointers.data(), type, 0, cache.block,
+                              positions, d, scale, alone.data());
+          for (int64_t i = 0; i < d; ++i) {
+            ASSERT_NEAR(out[static_cast<size_t>(h * d + i)], expected[static_cast<size_t>(i)], 5e-6)
+                << "head size " << d << ", positions " << positions;
+            ASSERT_EQ(out[static_cast<size_t>(h * d + i)], alone[static_cast<size_t>(i)]);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(FloatKernels, StoredNumbersThatAreNotFiniteReachTheOutput) {
+  for (const KvType type : {KvType::f32, KvType::f16, KvType::bf16, KvType::int8}) {
+    std::vector<uint8_t> page(static_cast<size_t>(2 * kv::head_bytes(type, 8)));
+    std::vector<float> key(8, 1.0f);
+    const std::vector<float> value(8, 1.0f);
+    key[3] = type == KvType::f16 ? 7e4f : NAN;  // too much for float16
+    kernels().store_kv(key.data(), value.data(), type, 8, 0, page.data(),
+                       page.data() + kv::head_bytes(type, 8));
+    const uint8_t* pages[] = {page.data()};
+    std::vector<float> out(8, 0.0f);
+    kernels().attention(value.data(), 1, pages, type, 0, kv::head_bytes(type, 8), 1, 8, 1.0f,
+                        out.data());
+    for (const float v : out) EXPECT_TRUE(std::isnan(v));
   }
 }
 

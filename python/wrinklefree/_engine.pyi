@@ -100,7 +100,9 @@ class Model:
         act_quant: bool = True,
         layout: str = "auto",
         head: str = "auto",
+        kv_cache: str = "f32",
     ) -> None: ...
+    def fork(self, sequence: Sequence, length: int, max_tokens: int) -> Sequence: ...
     @property
     def head_counts(self) -> tuple[int, int]: ...
     @property

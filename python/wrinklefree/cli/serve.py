@@ -17,6 +17,7 @@ from wrinklefree.errors import UsageError, WrinklefreeError
 
 if TYPE_CHECKING:
     from wrinklefree.engine import LLM
+    from wrinklefree.engine.llm import KvCache
     from wrinklefree.serve.settings import Settings
 
 EXAMPLES = """
@@ -32,6 +33,13 @@ wf-serve student.gguf --host 0.0.0.0 --api-key-file keys.txt
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Default: what this process may use.")
 @click.option("--context", type=click.IntRange(min=2), help="Tokens; default: the model's own.")
+@click.option(
+    "--kv-cache",
+    type=click.Choice(["f32", "f16", "bf16", "int8"]),
+    default="f32",
+    show_default=True,
+    help="Type of keys and values in memory.",
+)
 @click.option(
     "--api-key-file",
     type=click.Path(path_type=Path),
@@ -59,6 +67,7 @@ def main(
     port: int,
     threads: int | None,
     context: int | None,
+    kv_cache: KvCache,
     api_key_file: Path | None,
     parallel: int,
     max_queue: int,
@@ -81,7 +90,10 @@ def main(
             f"--host {host} lets other machines connect: give --api-key-file, or use 127.0.0.1"
         )
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    with listen(host, port) as listener, load(model, threads=threads, context=context) as llm:
+    with (
+        listen(host, port) as listener,
+        load(model, threads=threads, context=context, kv_cache=kv_cache) as llm,
+    ):
         run(llm, settings, listener)
 
 
@@ -112,13 +124,13 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def load(model: Path, *, threads: int | None, context: int | None) -> LLM:
+def load(model: Path, *, threads: int | None, context: int | None, kv_cache: KvCache) -> LLM:
     """The loaded model. The engine reads without the interpreter lock, so the modules of the HTTP
     side are imported meanwhile: half a second of the start."""
     from wrinklefree.engine import LLM
 
     with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(LLM, model, threads=threads, context=context)
+        loading = pool.submit(LLM, model, threads=threads, context=context, kv_cache=kv_cache)
         import_module("uvicorn")
         import_module("wrinklefree.serve.app")
         return loading.result()

@@ -21,6 +21,8 @@ from wrinklefree.errors import FormatError, UsageError, WrinklefreeError
 
 log = logging.getLogger(__name__)
 
+KvCache = Literal["f32", "f16", "bf16", "int8"]
+
 _LOGIT_ROWS = 128  # rows of logits held at a time when scoring
 _DEFAULT_SAMPLING = SamplingParams()
 
@@ -33,6 +35,8 @@ class LLM:
     ternary layers run on float32 activations. `layout` of ternary weights in memory: t2 (2 bits),
     t1 (1.6 bits), or the faster one here; it changes no result. Neither does `head`: screened
     rules most of its rows out by an int8 copy where only the likeliest tokens are asked for.
+    `kv_cache` is the type that keys and values are kept in: fewer bytes are faster and less exact
+    over long contexts.
 
     Raises UsageError for a missing path, FormatError for a damaged file and WrinklefreeError for a
     model the engine cannot run.
@@ -47,6 +51,7 @@ class LLM:
         act_quant: bool = True,
         layout: Literal["auto", "t2", "t1"] = "auto",
         head: Literal["auto", "screened", "stored"] = "auto",
+        kv_cache: KvCache = "f32",
     ) -> None:
         path = Path(model)
         if not path.exists():
@@ -59,6 +64,7 @@ class LLM:
                 act_quant=act_quant,
                 layout=layout,
                 head=head,
+                kv_cache=kv_cache,
             )
         except _engine.FormatError as error:
             raise FormatError(str(error)) from error
