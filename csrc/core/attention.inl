@@ -7,7 +7,7 @@
 // order, so the result for a token does not depend on how its sequence was cut into chunks, who
 // else is in the batch, or which heads come in one call.
 //
-// Two heads at a time share every load of keys and values, and what it takes to widen them.
+// Up to four heads at a time share every load of keys and values, and what it takes to widen them.
 // Roofline: keys and values are read once, 2 elements a position and dimension.
 
 template <KvType type>
@@ -30,28 +30,40 @@ struct KvElements {
 
 constexpr int kTileRegisters = kKvPage / 8;
 
-// Products of the queries with 32 keys.
+// Eight registers of sums, however many heads share them: a multiply-add takes several cycles.
+template <int Heads>
+constexpr int kRegisters = Heads <= 2 ? 4 : 2;
+
+// Products of the queries with 32 keys, as p[head][position].
 template <KvType type, int Heads>
 inline void score_tile(const float* q, const std::uint8_t* keys, std::int64_t head_dim, float scale,
-                       F8 (&scores)[Heads][kTileRegisters]) {
+                       float* p) {
   using Kv = KvElements<type>;
-  for (auto& row : scores) {
-    for (F8& s : row) s = splat(0);
-  }
-  for (std::int64_t i = 0; i < head_dim; ++i) {
-    const std::uint8_t* at = keys + i * kKvPage * Kv::kBytes;
-    F8 wide[Heads];
-    for (int h = 0; h < Heads; ++h) wide[h] = splat(q[h * head_dim + i]);
-    for (int r = 0; r < kTileRegisters; ++r) {
-      const F8 key = Kv::load8(at + 8 * r * Kv::kBytes);
-      for (int h = 0; h < Heads; ++h) scores[h][r] = mul_add(wide[h], key, scores[h][r]);
-    }
-  }
+  constexpr int kStep = kRegisters<Heads>;
   const float* key_scales = reinterpret_cast<const float*>(keys + head_dim * kKvPage);
-  for (int r = 0; r < kTileRegisters; ++r) {
-    F8 factor = splat(scale);
-    if constexpr (type == KvType::int8) factor = mul(factor, load(key_scales + 8 * r));
-    for (int h = 0; h < Heads; ++h) scores[h][r] = mul(scores[h][r], factor);
+  for (int first = 0; first < kTileRegisters; first += kStep) {
+    F8 acc[Heads][kStep];
+    for (auto& row : acc) {
+      for (F8& a : row) a = splat(0);
+    }
+    for (std::int64_t i = 0; i < head_dim; ++i) {
+      const std::uint8_t* at = keys + (i * kKvPage + 8 * first) * Kv::kBytes;
+      F8 wide[Heads];
+      for (int h = 0; h < Heads; ++h) wide[h] = splat(q[h * head_dim + i]);
+      for (int r = 0; r < kStep; ++r) {
+        const F8 key = Kv::load8(at + 8 * r * Kv::kBytes);
+        for (int h = 0; h < Heads; ++h) acc[h][r] = mul_add(wide[h], key, acc[h][r]);
+      }
+    }
+    for (int r = 0; r < kStep; ++r) {
+      F8 factor = splat(scale);
+      if constexpr (type == KvType::int8) {
+        factor = mul(factor, load(key_scales + 8 * (first + r)));
+      }
+      for (int h = 0; h < Heads; ++h) {
+        store(p + h * kKvPage + 8 * (first + r), mul(acc[h][r], factor));
+      }
+    }
   }
 }
 
@@ -62,13 +74,11 @@ struct SoftmaxState {
   float keep = 0;  // what the outputs so far are multiplied by in this tile
 };
 
-// Turns the scores of the first `count` positions into weights p; the others weigh 0.
-inline void weigh_tile(const F8 (&scores)[kTileRegisters], std::int64_t count, bool is_first,
-                       SoftmaxState& state, float* p) {
+// Turns the scores p of the first `count` positions into weights p; the others weigh 0.
+inline void weigh_tile(float* p, std::int64_t count, bool is_first, SoftmaxState& state) {
   const auto sum = [&] {
     return lane_sum(add(add(load(p), load(p + 8)), add(load(p + 16), load(p + 24))));
   };
-  for (int r = 0; r < kTileRegisters; ++r) store(p + 8 * r, scores[r]);
   for (std::int64_t j = count; j < kKvPage; ++j) p[j] = 0;
   // A maximum and an exponential may lose a NaN; the sum does not: 0 if all is well, else NaN.
   const float poison = sum() * 0.0f;
@@ -121,12 +131,9 @@ inline void attend_heads(const float* q, const std::uint8_t* const* pages, std::
     const std::int64_t count = positions - first < kKvPage ? positions - first : kKvPage;
     const std::uint8_t* keys = pages[first / kKvPage] + key_offset;
     const std::uint8_t* values = pages[first / kKvPage] + value_offset;
-    F8 scores[Heads][kTileRegisters];
-    score_tile<type, Heads>(q, keys, head_dim, scale, scores);
     float p[Heads * kKvPage];
-    for (int h = 0; h < Heads; ++h) {
-      weigh_tile(scores[h], count, first == 0, states[h], p + h * kKvPage);
-    }
+    score_tile<type, Heads>(q, keys, head_dim, scale, p);
+    for (int h = 0; h < Heads; ++h) weigh_tile(p + h * kKvPage, count, first == 0, states[h]);
     if constexpr (type == KvType::int8) {
       const float* value_scales = reinterpret_cast<const float*>(values + head_dim * kKvPage);
       for (int h = 0; h < Heads; ++h) {
@@ -134,8 +141,9 @@ inline void attend_heads(const float* q, const std::uint8_t* const* pages, std::
       }
     }
     std::int64_t i = 0;
-    for (; i + 32 <= head_dim; i += 32) {
-      add_values<type, Heads, 4>(p, values + i * Kv::kBytes, count, head_dim, states, out + i);
+    constexpr int kStep = kRegisters<Heads>;
+    for (; i + 8 * kStep <= head_dim; i += 8 * kStep) {
+      add_values<type, Heads, kStep>(p, values + i * Kv::kBytes, count, head_dim, states, out + i);
     }
     for (; i + 8 <= head_dim; i += 8) {
       add_values<type, Heads, 1>(p, values + i * Kv::kBytes, count, head_dim, states, out + i);
@@ -160,15 +168,15 @@ template <KvType type>
 inline void attend_all(const float* q, std::int64_t heads, const std::uint8_t* const* pages,
                        std::int64_t key_offset, std::int64_t value_offset, std::int64_t positions,
                        std::int64_t head_dim, float scale, float* out) {
+  const auto attend = [&]<int Heads>(std::int64_t first) {
+    attend_heads<type, Heads>(q + first * head_dim, pages, key_offset, value_offset, positions,
+                              head_dim, scale, out + first * head_dim);
+  };
   std::int64_t h = 0;
-  for (; h + 2 <= heads; h += 2) {
-    attend_heads<type, 2>(q + h * head_dim, pages, key_offset, value_offset, positions, head_dim,
-                          scale, out + h * head_dim);
-  }
-  if (h < heads) {
-    attend_heads<type, 1>(q + h * head_dim, pages, key_offset, value_offset, positions, head_dim,
-                          scale, out + h * head_dim);
-  }
+  for (; h + 4 <= heads; h += 4) attend.template operator()<4>(h);
+  if (heads - h == 3) attend.template operator()<3>(h);
+  if (heads - h == 2) attend.template operator()<2>(h);
+  if (heads - h == 1) attend.template operator()<1>(h);
 }
 
 void attention(const float* q, std::int64_t heads, const std::uint8_t* const* pages, KvType type,
