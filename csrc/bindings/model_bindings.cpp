@@ -28,12 +28,17 @@ struct PyStepItem {
   std::vector<int32_t> tokens;
   std::shared_ptr<Sampler> sampler;
   LogitsWanted logits;
+  int64_t drafts;
+};
+
+struct PySample {
+  int32_t token = -1;
+  float logprob = 0;
+  std::vector<std::pair<int32_t, float>> top;
 };
 
 struct PyStepOutput {
-  int32_t token;
-  float logprob;
-  std::vector<std::pair<int32_t, float>> top;
+  std::vector<PySample> samples;
   py::object logits;
 };
 
@@ -56,9 +61,12 @@ py::array_t<T> to_array(std::vector<T>&& values, std::vector<py::ssize_t> shape)
 }
 
 PyStepOutput to_python(StepOutput&& output, const PyStepItem& item, int64_t vocab) {
-  PyStepOutput result{output.sampled.token, output.sampled.logprob, {}, py::none()};
-  for (const TokenLogprob& entry : output.sampled.top) {
-    result.top.emplace_back(entry.token, entry.logprob);
+  PyStepOutput result{{}, py::none()};
+  for (const Sampled& sampled : output.sampled) {
+    PySample& sample = result.samples.emplace_back(PySample{sampled.token, sampled.logprob, {}});
+    for (const TokenLogprob& entry : sampled.top) {
+      sample.top.emplace_back(entry.token, entry.logprob);
+    }
   }
   if (item.logits == LogitsWanted::last) {
     result.logits = to_array(std::move(output.logits), {vocab});
@@ -73,7 +81,8 @@ PyStepOutput to_python(StepOutput&& output, const PyStepItem& item, int64_t voca
 std::vector<PyStepOutput> step(PyModel& self, const std::vector<PyStepItem>& python_items) {
   std::vector<StepItem> items;
   for (const PyStepItem& item : python_items) {
-    items.push_back({item.sequence.get(), item.tokens, item.sampler.get(), item.logits});
+    items.push_back(
+        {item.sequence.get(), item.tokens, item.sampler.get(), item.logits, item.drafts});
   }
   const auto check_signals = [] {
     py::gil_scoped_acquire acquire;
@@ -198,20 +207,35 @@ void bind_step(py::module_& module) {
       .def("truncate", &Sequence::truncate, py::arg("length"),
            "Forgets the tokens from `length` on. Not during a step that uses the sequence.");
   py::class_<PyStepItem>(module, "StepItem", "Tokens to append to a sequence in one step.")
-      .def(py::init([](std::shared_ptr<Sequence> sequence, std::vector<int32_t> tokens,
-                       std::shared_ptr<Sampler> sampler, const std::string& logits) {
-             return PyStepItem{std::move(sequence), std::move(tokens), std::move(sampler),
-                               logits_wanted(logits)};
-           }),
-           py::arg("sequence").none(false), py::arg("tokens"), py::arg("sampler") = py::none(),
-           py::arg("logits") = "none")
+      .def(
+          py::init([](std::shared_ptr<Sequence> sequence, std::vector<int32_t> tokens,
+                      std::shared_ptr<Sampler> sampler, const std::string& logits, int64_t drafts) {
+            return PyStepItem{std::move(sequence), std::move(tokens), std::move(sampler),
+                              logits_wanted(logits), drafts};
+          }),
+          py::arg("sequence").none(false), py::arg("tokens"), py::arg("sampler") = py::none(),
+          py::arg("logits") = "none", py::arg("drafts") = 0,
+          "The last `drafts` tokens are guesses of what the sampler draws; see "
+          "csrc/engine/model.h.")
       .def_readonly("sequence", &PyStepItem::sequence)
       .def_readonly("tokens", &PyStepItem::tokens);
-  py::class_<PyStepOutput>(module, "StepOutput", "What a step gave for one item.")
-      .def_readonly("token", &PyStepOutput::token, "The sampled token, -1 without a sampler.")
-      .def_readonly("logprob", &PyStepOutput::logprob,
+  py::class_<PySample>(module, "Sample", "A token that was drawn.")
+      .def_readonly("token", &PySample::token)
+      .def_readonly("logprob", &PySample::logprob,
                     "Its log probability under the model, where the sampler reports them.")
-      .def_readonly("top", &PyStepOutput::top, "(token, logprob) of the most likely, best first.")
+      .def_readonly("top", &PySample::top, "(token, logprob) of the most likely, best first.");
+  const auto first = [](const PyStepOutput& self) {
+    return self.samples.empty() ? PySample() : self.samples.front();
+  };
+  py::class_<PyStepOutput>(module, "StepOutput", "What a step gave for one item.")
+      .def_readonly("samples", &PyStepOutput::samples,
+                    "One sample, and one for each draft that was right; [] without a sampler.")
+      .def_property_readonly(
+          "token", [=](const PyStepOutput& self) { return first(self).token; },
+          "Of the first sample, as are logprob and top; -1 without a sampler.")
+      .def_property_readonly("logprob",
+                             [=](const PyStepOutput& self) { return first(self).logprob; })
+      .def_property_readonly("top", [=](const PyStepOutput& self) { return first(self).top; })
       .def_readonly("logits", &PyStepOutput::logits,
                     "float32 [vocab] or [tokens, vocab], or None.");
 }

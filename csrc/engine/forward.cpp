@@ -270,8 +270,8 @@ void Forward::add_product(const Matrix& matrix, int thread) {
   pool_.barrier();
 }
 
-// Norm and head of the wanted rows, Head::kRows at a time; then the sink takes them, one row a
-// thread.
+// Norm and head of the wanted rows, Head::kRows at a time; then the sink takes them, one group of
+// rows a thread.
 void Forward::predict(LogitsSink& sink, int thread) {
   for (int64_t next = 0; next < num_rows();) {
     int64_t wanted[Head::kRows];
@@ -288,8 +288,9 @@ void Forward::predict(LogitsSink& sink, int thread) {
     }
     pool_.barrier();
     head_.compute(count, thread);
-    for (int64_t i = mine.begin; i < mine.end; ++i) {
+    for (int64_t i = 0; i < count; ++i) {
       const int32_t output = rows_[static_cast<size_t>(wanted[i])].output;
+      if (sink.group(output) % pool_.size() != thread) continue;
       if (head_.has_all(i)) {
         sink.take(output, head_.logits(i));
       } else {

@@ -29,12 +29,13 @@ struct TokenRow {
   int32_t output = -1;  // handed to LogitsSink; -1 when nobody wants this row's logits
 };
 
-// Takes the logits of one row: all of them, or the likely ones when that is all it needs. Called on
-// any thread of the pool; one of both takes once per wanted row.
+// Takes the logits of one row: all of them, or the likely ones when that is all it needs. One of
+// both takes once per wanted row; rows of one group on one thread of the pool, in order.
 class LogitsSink {
  public:
   virtual ~LogitsSink() = default;
   virtual HeadNeed need(int32_t output) const noexcept = 0;
+  virtual int64_t group(int32_t output) const noexcept = 0;
   virtual void take(int32_t output, float* logits) noexcept = 0;
   virtual void take_likely(int32_t output, std::vector<TokenLogit> likely) noexcept = 0;
 };

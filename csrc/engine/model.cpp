@@ -96,7 +96,7 @@ class StepSink : public LogitsSink {
   struct Target {
     size_t item;
     int64_t logits_row;  // -1: not kept
-    bool is_sampled;
+    int64_t sample;      // which of the item's samples, -1: none
   };
   int32_t add(const Target& target) {
     targets_.push_back(target);
@@ -108,23 +108,43 @@ class StepSink : public LogitsSink {
     return target.logits_row >= 0 ? HeadNeed() : items_[target.item].sampler->need();
   }
 
+  // Samples of one item depend on each other, other rows on nothing.
+  int64_t group(int32_t output) const noexcept override {
+    const Target& target = targets_[static_cast<size_t>(output)];
+    return target.sample >= 0 ? static_cast<int64_t>(target.item) : output;
+  }
+
   void take(int32_t output, float* logits) noexcept override {
     const Target& target = targets_[static_cast<size_t>(output)];
-    StepOutput& result = outputs_[target.item];
     if (target.logits_row >= 0) {
-      std::copy_n(logits, vocab_, result.logits.begin() + target.logits_row * vocab_);
+      std::copy_n(logits, vocab_,
+                  outputs_[target.item].logits.begin() + target.logits_row * vocab_);
     }
-    if (target.is_sampled) {
-      result.sampled = items_[target.item].sampler->sample(logits, vocab_, kernels_);
+    if (is_drawn(target)) {
+      keep(target, items_[target.item].sampler->sample(logits, vocab_, kernels_));
     }
   }
 
   void take_likely(int32_t output, std::vector<TokenLogit> likely) noexcept override {
-    const size_t item = targets_[static_cast<size_t>(output)].item;
-    outputs_[item].sampled = items_[item].sampler->sample(std::move(likely));
+    const Target& target = targets_[static_cast<size_t>(output)];
+    if (is_drawn(target)) keep(target, items_[target.item].sampler->sample(std::move(likely)));
   }
 
  private:
+  // Whether the samples before this one were what their drafts said.
+  bool is_drawn(const Target& target) const {
+    if (target.sample <= 0) return target.sample == 0;
+    const StepItem& item = items_[target.item];
+    const std::vector<Sampled>& sampled = outputs_[target.item].sampled;
+    const auto first_draft = static_cast<int64_t>(item.tokens.size()) - item.drafts;
+    return static_cast<int64_t>(sampled.size()) == target.sample &&
+           sampled.back().token ==
+               item.tokens[static_cast<size_t>(first_draft + target.sample - 1)];
+  }
+  void keep(const Target& target, Sampled sampled) {
+    outputs_[target.item].sampled.push_back(std::move(sampled));
+  }
+
   std::span<const StepItem> items_;
   std::vector<StepOutput>& outputs_;
   int64_t vocab_;
@@ -222,7 +242,13 @@ void Model::check(std::span<const StepItem> items) const {
                          std::to_string(config_.vocab));
       }
     }
-    if (item.sampler != nullptr) item.sampler->prepare(config_.vocab);
+    if (item.drafts < 0 || item.drafts >= count || (item.drafts > 0 && item.sampler == nullptr)) {
+      throw ModelError("drafts need a sampler and a token before them");
+    }
+    if (item.sampler != nullptr) {
+      item.sampler->prepare(config_.vocab,
+                            std::span(item.tokens).last(static_cast<size_t>(item.drafts)));
+    }
   }
 }
 
@@ -246,9 +272,11 @@ std::vector<StepOutput> Model::step(std::span<const StepItem> items,
       const bool is_last = t + 1 == count;
       TokenRow row{item.sequence, item.sequence->length() + t, item.tokens[static_cast<size_t>(t)],
                    -1};
-      const bool is_sampled = is_last && item.sampler != nullptr;
+      const int64_t sample = item.sampler == nullptr ? -1 : t - (count - 1 - item.drafts);
       const int64_t logits_row = wants_all ? t : (is_last && wants_last ? 0 : -1);
-      if (is_sampled || logits_row >= 0) row.output = sink.add({i, logits_row, is_sampled});
+      if (sample >= 0 || logits_row >= 0) {
+        row.output = sink.add({i, logits_row, std::max<int64_t>(sample, -1)});
+      }
       rows.push_back(row);
     }
   }
@@ -257,13 +285,15 @@ std::vector<StepOutput> Model::step(std::span<const StepItem> items,
     const size_t count = std::min<size_t>(Forward::kMaxRows, rows.size() - first);
     forward_->run({rows.data() + first, count}, sink);
   }
-  for (const StepItem& item : items) {
-    item.sequence->advance(static_cast<int64_t>(item.tokens.size()));
-  }
   for (const StepOutput& output : outputs) {
-    if (!output.sampled.is_finite) {
-      throw ModelError("the model computed logits that are not finite");
+    for (const Sampled& sampled : output.sampled) {
+      if (!sampled.is_finite) throw ModelError("the model computed logits that are not finite");
     }
+  }
+  for (size_t i = 0; i < items.size(); ++i) {
+    const auto count = static_cast<int64_t>(items[i].tokens.size());
+    const auto wrong = items[i].drafts - static_cast<int64_t>(outputs[i].sampled.size()) + 1;
+    items[i].sequence->advance(items[i].sampler == nullptr ? count : count - wrong);
   }
   return outputs;
 }

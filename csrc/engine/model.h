@@ -35,11 +35,15 @@ struct StepItem {
   std::vector<int32_t> tokens;
   Sampler* sampler = nullptr;  // samples from the last token's logits
   LogitsWanted logits = LogitsWanted::none;
+  // So many of the last tokens are guesses of what the sampler will draw (speculative decoding). It
+  // samples behind the token before them, goes on as long as it draws what was guessed, and the
+  // sequence forgets the guesses that were wrong: the same tokens as one by one.
+  int64_t drafts = 0;
 };
 
 struct StepOutput {
-  Sampled sampled;            // token -1 without a sampler
-  std::vector<float> logits;  // [1 or number of tokens, vocab], empty unless wanted
+  std::vector<Sampled> sampled;  // one, and one for each draft that was right
+  std::vector<float> logits;     // [1 or number of tokens, vocab], empty unless wanted
 };
 
 class Model {

@@ -76,7 +76,7 @@ void Sampler::observe(std::span<const int32_t> tokens) {
   for (const int32_t token : tokens) ++prompt_[token];
 }
 
-void Sampler::prepare(int64_t vocab) {
+void Sampler::prepare(int64_t vocab, std::span<const int32_t> drafts) {
   candidates_.reserve(static_cast<size_t>(vocab));
   for (const auto& [token, bias] : bias_) {
     if (token < 0 || token >= vocab) {
@@ -95,6 +95,7 @@ void Sampler::prepare(int64_t vocab) {
   if (has_repetition) add(prompt_);
   if (has_repetition || options_.presence_penalty != 0 || options_.frequency_penalty != 0) {
     add(generated_);
+    adjusted_.insert(adjusted_.end(), drafts.begin(), drafts.end());
   }
   std::sort(adjusted_.begin(), adjusted_.end());
   adjusted_.erase(std::unique(adjusted_.begin(), adjusted_.end()), adjusted_.end());

@@ -50,9 +50,9 @@ class Sampler {
   // Tokens the repetition penalty should know of besides the sampled ones: the prompt.
   void observe(std::span<const int32_t> tokens);
 
-  // Makes room for `vocab` logits, so that sample() need not allocate much. Throws ModelError when
-  // a biased token is outside the vocabulary.
-  void prepare(int64_t vocab);
+  // Makes room for `vocab` logits, so that sample() need not allocate much; `drafts` may be sampled
+  // before the next call. Throws ModelError when a biased token is outside the vocabulary.
+  void prepare(int64_t vocab, std::span<const int32_t> drafts = {});
 
   // Which logits the next sample needs; valid until the next call on this object.
   HeadNeed need() const;

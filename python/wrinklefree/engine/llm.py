@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wrinklefree import _engine
 from wrinklefree.engine.detokenize import StopMatcher, StreamDecoder
+from wrinklefree.engine.lookup import PromptLookup
 from wrinklefree.engine.results import Completion, SamplingParams, Score, Timings
 from wrinklefree.engine.tokenizer import Tokenizer
 from wrinklefree.errors import FormatError, UsageError, WrinklefreeError
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 KvCache = Literal["f32", "f16", "bf16", "int8"]
 
+_MAX_DRAFTS = 32
 _LOGIT_ROWS = 128  # rows of logits held at a time when scoring
 _DEFAULT_SAMPLING = SamplingParams()
 
@@ -88,13 +90,15 @@ class LLM:
         max_tokens: int = 128,
         sampling: SamplingParams = _DEFAULT_SAMPLING,
         stop: Sequence[str] = (),
+        prompt_lookup: int = 0,
     ) -> Completion:
         """Continues a text (or token ids, taken as they are) by at most `max_tokens` tokens.
 
-        Ends before an end token or a stop string. Raises UsageError when the prompt fills the
-        context.
+        Ends before an end token or a stop string. With `prompt_lookup` up to so many tokens are
+        guessed from the text so far and checked in one step: the same tokens, sooner where the
+        answer repeats its prompt. Raises UsageError when the prompt fills the context.
         """
-        run = _Generation(self, self._ids(prompt), max_tokens, sampling, stop)
+        run = _Generation(self, self._ids(prompt), max_tokens, sampling, stop, prompt_lookup)
         text = "".join(run.deltas())
         return run.completion(text)
 
@@ -105,9 +109,11 @@ class LLM:
         max_tokens: int = 128,
         sampling: SamplingParams = _DEFAULT_SAMPLING,
         stop: Sequence[str] = (),
+        prompt_lookup: int = 0,
     ) -> Iterator[str]:
         """As `generate`, piece by piece; a character is never split. Joined it is the same text."""
-        return _Generation(self, self._ids(prompt), max_tokens, sampling, stop).deltas()
+        ids = self._ids(prompt)
+        return _Generation(self, ids, max_tokens, sampling, stop, prompt_lookup).deltas()
 
     def chat(
         self,
@@ -116,6 +122,7 @@ class LLM:
         max_tokens: int = 128,
         sampling: SamplingParams = _DEFAULT_SAMPLING,
         stop: Sequence[str] = (),
+        prompt_lookup: int = 0,
     ) -> Completion:
         """Answers a conversation of {"role", "content"} through the model's chat template.
 
@@ -124,7 +131,13 @@ class LLM:
         from wrinklefree.engine.chat_template import chat_ids  # jinja2 is loaded only for chat
 
         ids = chat_ids(self.tokenizer, messages)
-        return self.generate(ids, max_tokens=max_tokens, sampling=sampling, stop=stop)
+        return self.generate(
+            ids,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            stop=stop,
+            prompt_lookup=prompt_lookup,
+        )
 
     def score(
         self, prompt_ids: Sequence[int], continuations: Sequence[Sequence[int]]
@@ -229,9 +242,12 @@ class _Generation:
         max_tokens: int,
         sampling: SamplingParams,
         stop: Sequence[str],
+        prompt_lookup: int,
     ) -> None:
         if max_tokens < 1:
             raise UsageError(f"max_tokens must be at least 1, not {max_tokens}")
+        if not 0 <= prompt_lookup <= _MAX_DRAFTS:
+            raise UsageError(f"prompt_lookup must be 0 to {_MAX_DRAFTS}, not {prompt_lookup}")
         context = llm.info["context_length"]
         if len(prompt) >= context:
             raise UsageError(
@@ -252,39 +268,51 @@ class _Generation:
         self._max_tokens = max_tokens
         self._decoder = StreamDecoder(llm.tokenizer)
         self._matcher = StopMatcher(stop)
+        self._lookup = PromptLookup(prompt, prompt_lookup) if prompt_lookup else None
         self._ids: list[int] = []
         self._logprobs: list[float] = []
         self._reports_logprobs = sampling.logprobs is not None
         self._finish_reason: Literal["stop", "length"] = "length"
         self._prompt_s = 0.0
         self._decode_s = 0.0
+        self._decode_steps = 0
 
     def deltas(self) -> Iterator[str]:
         """Generates; each piece of text as soon as it is certain."""
         eos_ids = frozenset(self._llm.tokenizer.eos_ids)
         # The last sampled token is never an input, so the cache holds one less.
         sequence = self._llm._sequence(len(self._prompt) + self._max_tokens - 1)
-        inputs = self._prompt
+        inputs, drafts = self._prompt, 0
         while len(self._ids) < self._max_tokens:
+            item = _engine.StepItem(sequence, inputs, self._sampler, drafts=drafts)
             start = time.perf_counter()
-            output = self._llm._step(_engine.StepItem(sequence, inputs, self._sampler))
+            samples = self._llm._step(item).samples
             elapsed = time.perf_counter() - start
             if inputs is self._prompt:
                 self._prompt_s = elapsed
             else:
                 self._decode_s += elapsed
-            if output.token in eos_ids:
-                self._finish_reason = "stop"
+                self._decode_steps += 1
+            for sample in samples:
+                if sample.token in eos_ids:
+                    self._finish_reason = "stop"
+                    break
+                self._ids.append(sample.token)
+                if self._reports_logprobs:
+                    self._logprobs.append(sample.logprob)
+                if delta := self._matcher.push(self._decoder.push(sample.token)):
+                    yield delta
+                if self._matcher.is_stopped:
+                    self._finish_reason = "stop"
+                    return
+            if self._finish_reason == "stop":
                 break
-            self._ids.append(output.token)
-            if self._reports_logprobs:
-                self._logprobs.append(output.logprob)
-            if delta := self._matcher.push(self._decoder.push(output.token)):
-                yield delta
-            if self._matcher.is_stopped:
-                self._finish_reason = "stop"
-                return
-            inputs = [output.token]
+            inputs = [samples[-1].token]
+            if self._lookup:
+                self._lookup.learn(drafts, len(samples) - 1)
+                self._lookup.extend([sample.token for sample in samples])
+                inputs += self._lookup.guess(self._max_tokens - len(self._ids) - 1)
+            drafts = len(inputs) - 1
         if delta := self._matcher.push(self._decoder.flush()) + self._matcher.flush():
             yield delta
 
@@ -295,7 +323,7 @@ class _Generation:
             logprobs=tuple(self._logprobs),
             finish_reason=self._finish_reason,
             prompt_tokens=len(self._prompt),
-            timings=Timings(self._prompt_s, self._decode_s),
+            timings=Timings(self._prompt_s, self._decode_s, self._decode_steps),
         )
 
 

@@ -49,10 +49,14 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Wall-clock seconds of one generation: the prompt with its first token, and the rest."""
+    """Wall-clock seconds of one generation: the prompt with its first token, and the rest.
+
+    `decode_steps` is how many steps of the engine the rest took.
+    """
 
     prompt_s: float
     decode_s: float
+    decode_steps: int
 
 
 @dataclass(frozen=True, slots=True)
