@@ -1,5 +1,6 @@
 #include "config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -48,10 +49,42 @@ void validate(const ModelConfig& config, const std::string& path) {
   }
   check_range(path, "heads times head size", config.q_width(), kMaxWidth);
   check_positive(path, "RoPE base", config.rope_theta);
-  check_positive(path, "RoPE scaling factor", config.rope_scaling.factor);
+  const RopeScaling& scaling = config.rope_scaling;
+  check_positive(path, "RoPE scaling factor", scaling.factor);
+  check_positive(path, "RoPE original context", scaling.original_context);
+  check_positive(path, "RoPE amplitude", scaling.amplitude);
+  check_positive(path, "RoPE beta_fast", scaling.beta_fast);
+  check_positive(path, "RoPE beta_slow", scaling.beta_slow);
+  if (scaling.kind == RopeScaling::Kind::yarn && config.rope_theta == 1) {
+    throw ModelError(path + ": YaRN needs a RoPE base other than 1");
+  }
   check_positive(path, "RMS norm epsilon", config.rms_eps);
   check_positive(path, "SubLN epsilon", config.subln_eps);
 }
+
+namespace {
+
+// YaRN: how far dimension pair i keeps its frequency, 1 (turns often) to 0 (is stretched).
+double yarn_kept(const ModelConfig& config, double i) {
+  const RopeScaling& scaling = config.rope_scaling;
+  const auto pairs_at = [&](double turns) {
+    return static_cast<double>(config.head_dim) *
+           std::log(scaling.original_context / (turns * 2 * std::numbers::pi)) /
+           (2 * std::log(config.rope_theta));
+  };
+  double low = pairs_at(scaling.beta_fast);
+  double high = pairs_at(scaling.beta_slow);
+  if (scaling.rounds_range) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, static_cast<double>(config.head_dim - 1));
+  if (low == high) high += 0.001;
+  return 1 - std::clamp((i - low) / (high - low), 0.0, 1.0);
+}
+
+}  // namespace
 
 std::vector<float> rope_frequencies(const ModelConfig& config) {
   const RopeScaling& scaling = config.rope_scaling;
@@ -68,6 +101,9 @@ std::vector<float> rope_frequencies(const ModelConfig& config) {
       const double blend =
           (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
       const double kept = blend < 0 ? 0 : (blend > 1 ? 1 : blend);
+      frequency = kept * frequency + (1 - kept) * frequency / scaling.factor;
+    } else if (scaling.kind == RopeScaling::Kind::yarn) {
+      const double kept = yarn_kept(config, static_cast<double>(i));
       frequency = kept * frequency + (1 - kept) * frequency / scaling.factor;
     }
     frequencies[i] = static_cast<float>(frequency);

@@ -14,12 +14,19 @@ class Json;
 enum class Activation { silu, relu2 };
 
 struct RopeScaling {
-  enum class Kind { none, linear, llama3 };
+  enum class Kind { none, linear, llama3, yarn };
   Kind kind = Kind::none;
   double factor = 1.0;
+  // Llama 3: wavelengths between original_context / high_freq_factor and / low_freq_factor blend.
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
   double original_context = 8192;
+  // YaRN (Peng et al., arXiv 2309.00071): dimensions that turn between beta_slow and beta_fast
+  // times in the original context blend, and cosines and sines grow by `amplitude`.
+  double beta_fast = 32;
+  double beta_slow = 1;
+  bool rounds_range = true;  // to whole dimensions
+  double amplitude = 1.0;
 };
 
 struct ModelConfig {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <cmath>
 
 #include "config.h"
 #include "error.h"
@@ -113,11 +114,22 @@ void read_rope(const GgufReader& reader, const std::string& prefix, ModelConfig&
   if (reader.find(prefix + "rope.scaling.type") == nullptr) return;
   const std::string kind = reader.text(prefix + "rope.scaling.type");
   if (kind == "none") return;
-  if (kind != "linear") {
-    reader.fail("RoPE scaling '" + kind + "' is not supported (none and linear are)");
+  RopeScaling& scaling = config.rope_scaling;
+  scaling.factor = reader.number(prefix + "rope.scaling.factor");
+  if (kind == "linear") {
+    scaling.kind = RopeScaling::Kind::linear;
+  } else if (kind == "yarn") {
+    scaling.kind = RopeScaling::Kind::yarn;
+    scaling.original_context =
+        static_cast<double>(reader.integer(prefix + "rope.scaling.original_context_length"));
+    scaling.beta_fast = reader.number_or(prefix + "rope.scaling.yarn_beta_fast", scaling.beta_fast);
+    scaling.beta_slow = reader.number_or(prefix + "rope.scaling.yarn_beta_slow", scaling.beta_slow);
+    // llama.cpp multiplies a factor of the file with the one of the paper.
+    const double grown = scaling.factor <= 1 ? 1 : 0.1 * std::log(scaling.factor) + 1;
+    scaling.amplitude = grown * reader.number_or(prefix + "rope.scaling.attn_factor", 1.0);
+  } else {
+    reader.fail("RoPE scaling '" + kind + "' is not supported (none, linear and yarn are)");
   }
-  config.rope_scaling.kind = RopeScaling::Kind::linear;
-  config.rope_scaling.factor = reader.number(prefix + "rope.scaling.factor");
 }
 
 }  // namespace

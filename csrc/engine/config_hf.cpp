@@ -39,14 +39,18 @@ class HfReader {
       fail(std::string("'") + key + "' must be a number");
     return value->number();
   }
+  double number_or(const Json& object, const char* key, double fallback) const {
+    return member(object, key) == nullptr ? fallback : number(object, key);
+  }
   std::string text(const Json& object, const char* key, const std::string& fallback) const {
     const Json* value = member(object, key);
     if (value == nullptr) return fallback;
     if (!value->is_string()) fail(std::string("'") + key + "' must be a string");
     return value->string();
   }
-  bool flag(const char* key, bool fallback) const {
-    const Json* value = member(key);
+  bool flag(const char* key, bool fallback) const { return flag(json_, key, fallback); }
+  bool flag(const Json& object, const char* key, bool fallback) const {
+    const Json* value = member(object, key);
     if (value == nullptr) return fallback;
     if (!value->is_bool()) fail(std::string("'") + key + "' must be true or false");
     return value->boolean();
@@ -58,6 +62,18 @@ class HfReader {
   const Json& json_;
   std::string path_;
 };
+
+// 0.1 ln(factor) + 1 (equation 22 of YaRN); DeepSeek divides two of these.
+void read_yarn_amplitude(const HfReader& reader, const Json& parameters, RopeScaling& scaling) {
+  const auto grown = [&](double by) {
+    return scaling.factor <= 1 ? 1.0 : 0.1 * by * std::log(scaling.factor) + 1;
+  };
+  const double numerator = reader.number_or(parameters, "mscale", 0);
+  const double denominator = reader.number_or(parameters, "mscale_all_dim", 0);
+  const double natural =
+      numerator != 0 && denominator != 0 ? grown(numerator) / grown(denominator) : grown(1);
+  scaling.amplitude = reader.number_or(parameters, "attention_factor", natural);
+}
 
 void read_rope(const HfReader& reader, ModelConfig& config) {
   // transformers 5 writes rope_parameters; before, rope_theta and rope_scaling.
@@ -85,10 +101,18 @@ void read_rope(const HfReader& reader, ModelConfig& config) {
     if (!(scaling.high_freq_factor > scaling.low_freq_factor)) {
       reader.fail("'high_freq_factor' must be above 'low_freq_factor'");
     }
+  } else if (kind == "yarn") {
+    scaling.kind = RopeScaling::Kind::yarn;
+    scaling.original_context = reader.number(*parameters, "original_max_position_embeddings");
+    scaling.beta_fast = reader.number_or(*parameters, "beta_fast", scaling.beta_fast);
+    scaling.beta_slow = reader.number_or(*parameters, "beta_slow", scaling.beta_slow);
+    scaling.rounds_range = reader.flag(*parameters, "truncate", true);
   } else {
-    reader.fail("RoPE scaling '" + kind + "' is not supported (default, linear and llama3 are)");
+    reader.fail("RoPE scaling '" + kind +
+                "' is not supported (default, linear, llama3 and yarn are)");
   }
   scaling.factor = reader.number(*parameters, "factor");
+  if (scaling.kind == RopeScaling::Kind::yarn) read_yarn_amplitude(reader, *parameters, scaling);
 }
 
 void read_quantization(const HfReader& reader, ModelConfig& config) {

@@ -72,6 +72,7 @@ LayerTrace Forward::trace_layer(int64_t index, std::span<const TokenRow> rows, c
 
 void Forward::embed(int thread) {
   const int64_t half = config_.head_dim / 2;
+  const auto amplitude = static_cast<float>(config_.rope_scaling.amplitude);
   const Range range = share(num_rows(), 1, thread);
   for (int64_t r = range.begin; r < range.end; ++r) {
     const TokenRow& row = rows_[static_cast<size_t>(r)];
@@ -80,8 +81,8 @@ void Forward::embed(int thread) {
       // The angle in float32, as transformers computes it.
       const float angle =
           static_cast<float>(row.position) * weights_.rope_frequencies[static_cast<size_t>(i)];
-      cosines_[static_cast<size_t>(r * half + i)] = std::cos(angle);
-      sines_[static_cast<size_t>(r * half + i)] = std::sin(angle);
+      cosines_[static_cast<size_t>(r * half + i)] = std::cos(angle) * amplitude;
+      sines_[static_cast<size_t>(r * half + i)] = std::sin(angle) * amplitude;
     }
   }
   pool_.barrier();

@@ -17,14 +17,35 @@ def test_hyper_parameters_round_trip() -> None:
     assert {key: config[key] for key in LLAMA} == LLAMA
 
 
-def test_linear_rope_scaling_round_trips_and_others_are_refused() -> None:
-    arch = ARCHITECTURES["llama"]
-    rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
-    keys = hyper_parameters(LLAMA | {"rope_parameters": rope}, arch)
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 2048,
+}
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0},
+        YARN,
+        YARN | {"beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.25},
+    ],
+    ids=["linear", "yarn", "yarn-all"],
+)
+def test_rope_scaling_round_trips(rope: dict[str, object]) -> None:
+    keys = hyper_parameters(LLAMA | {"rope_parameters": rope}, ARCHITECTURES["llama"])
     config = config_of({"general.architecture": "llama", **keys}, ["token_embd.weight"])
     assert config["rope_parameters"] == rope
-    with pytest.raises(FormatError, match="yarn"):
-        hyper_parameters(LLAMA | {"rope_parameters": {"rope_type": "yarn"}}, arch)
+
+
+@pytest.mark.parametrize(
+    "rope", [{"rope_type": "longrope"}, YARN | {"truncate": False}, YARN | {"mscale": 1.0}]
+)
+def test_rope_scaling_that_a_file_cannot_say_is_refused(rope: dict[str, object]) -> None:
+    with pytest.raises(FormatError, match=r"longrope|YaRN"):
+        hyper_parameters(LLAMA | {"rope_parameters": rope}, ARCHITECTURES["llama"])
 
 
 def test_missing_config_entries_are_listed_together() -> None:

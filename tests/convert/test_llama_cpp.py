@@ -70,6 +70,13 @@ def assert_agrees(path: Path, artifact: Path, *, prompt: Sequence[int] = PROMPT)
         ids.append(token)
 
 
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 16.0,
+    "original_max_position_embeddings": 16,
+    "attention_factor": 2.0,
+}
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("llama", "none", WIDE),
     ("llama", "subln", WIDE),
@@ -77,6 +84,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("llama", "subln", ODD),
     ("qwen2", "none", WIDE),
     ("qwen3", "none", WIDE),
+    ("llama", "none", WIDE | {"rope_parameters": YARN}),
 ]
 
 

@@ -40,6 +40,12 @@ def edit_json(path: Path, changes: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values))
 
 
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
 QUANTIZED = {
     "quant_method": "wrinklefree",
     "scheme": "ternary",
@@ -69,7 +75,11 @@ QUANTIZED = {
         ({"max_position_embeddings": 0}, "context length is 0"),
         ({"rms_norm_eps": 0}, "epsilon"),
         ({"rope_parameters": {"rope_theta": 0, "rope_type": "default"}}, "RoPE base"),
-        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "yarn"}}, "'yarn' is not supported"),
+        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "dynamic"}}, "'dynamic' is not supp"),
+        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "yarn"}}, "original_max_position"),
+        ({"rope_parameters": YARN | {"beta_fast": 0}}, "beta_fast"),
+        ({"rope_parameters": YARN | {"attention_factor": -1}}, "amplitude"),
+        ({"rope_parameters": YARN | {"rope_theta": 1}}, "other than 1"),
         ({"use_sliding_window": True}, "sliding-window"),
         ({"tie_word_embeddings": False}, "missing: lm_head.weight"),
         ({"quantization_config": {"quant_method": "awq"}}, "'awq' is not supported"),
@@ -217,7 +227,8 @@ def test_the_rewritten_file_itself_is_the_model(rewrite: Rewrite, stories_dir: P
         ({"llama.rope.dimension_count": 4}, "rotary dimensions"),
         ({"llama.rope.freq_base": 0.0}, "RoPE base"),
         ({"llama.rope.freq_base": float("nan")}, "RoPE base"),
-        ({"llama.rope.scaling.type": "yarn"}, "'yarn' is not supported"),
+        ({"llama.rope.scaling.type": "longrope"}, "'longrope' is not supported"),
+        ({"llama.rope.scaling.type": "yarn"}, "missing: llama.rope.scaling.factor"),
         ({"llama.attention.layer_norm_rms_epsilon": 0.0}, "epsilon"),
         ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "epsilon"),
         ({"llama.context_length": 0}, "context length is 0"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,12 @@ _COUNTS = (
 )
 _EPS = "attention.layer_norm_rms_epsilon"
 _ROPE_BASE = "rope.freq_base"
+_ORIGINAL_CONTEXT = "rope.scaling.original_context_length"
+_ATTENTION_FACTOR = "rope.scaling.attn_factor"
+_BETAS = {
+    "rope.scaling.yarn_beta_fast": "beta_fast",
+    "rope.scaling.yarn_beta_slow": "beta_slow",
+}
 
 
 def head_dim(config: Mapping[str, Any]) -> int:
@@ -35,9 +42,9 @@ def hyper_parameters(config: Mapping[str, Any], arch: Architecture) -> dict[str,
     """GGUF hyper-parameter keys of a config."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     rope_type = rope.get("rope_type", rope.get("type", "default"))
-    if rope_type not in ("default", "linear"):
+    if rope_type not in ("default", "linear", "yarn"):
         raise FormatError(
-            f"rope_type {rope_type!r} cannot be exported; only 'default' and 'linear' can"
+            f"rope_type {rope_type!r} cannot be exported; only 'default', 'linear' and 'yarn' can"
         )
     theta = rope.get("rope_theta", config.get("rope_theta"))
     missing = [key for _, key in _COUNTS if not isinstance(config.get(key), int)]
@@ -52,10 +59,32 @@ def hyper_parameters(config: Mapping[str, Any], arch: Architecture) -> dict[str,
     values["rope.dimension_count"] = head_dim(config)
     values["attention.key_length"] = head_dim(config)
     values["attention.value_length"] = head_dim(config)
-    if rope_type == "linear":
-        values["rope.scaling.type"] = "linear"
+    if rope_type != "default":
+        values["rope.scaling.type"] = rope_type
         values["rope.scaling.factor"] = float(rope["factor"])
+    if rope_type == "yarn":
+        values |= _yarn_keys(rope)
     return {f"{arch.name}.{key}": value for key, value in values.items()}
+
+
+def _yarn_keys(rope: Mapping[str, Any]) -> dict[str, int | float]:
+    """What a file says of YaRN beside its factor."""
+    if rope.get("truncate") is False or rope.get("mscale"):
+        raise FormatError("YaRN with truncate = false or mscale has no keys in a GGUF file")
+    keys: dict[str, int | float] = {
+        _ORIGINAL_CONTEXT: int(rope["original_max_position_embeddings"])
+    }
+    for key, hf in _BETAS.items():
+        if hf in rope:
+            keys[key] = float(rope[hf])
+    if "attention_factor" in rope:  # the file holds what is left of it beside the paper's own
+        keys[_ATTENTION_FACTOR] = float(rope["attention_factor"]) / _yarn_amplitude(rope["factor"])
+    return keys
+
+
+def _yarn_amplitude(factor: float) -> float:
+    """0.1 ln(factor) + 1 (YaRN, arXiv 2309.00071, equation 22)."""
+    return 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
 
 
 def config_of(metadata: Mapping[str, Any], tensor_names: Iterable[str]) -> dict[str, Any]:
@@ -92,9 +121,7 @@ def config_of(metadata: Mapping[str, Any], tensor_names: Iterable[str]) -> dict[
         "head_dim": int(value("attention.key_length") or hidden // heads),
         "hidden_act": arch.hidden_act,
         "rms_norm_eps": _shortest(floats["rms_norm_eps"]),
-        "rope_parameters": _rope_parameters(
-            floats["rope_theta"], value("rope.scaling.type"), value("rope.scaling.factor")
-        ),
+        "rope_parameters": _rope_parameters(floats["rope_theta"], value),
         "tie_word_embeddings": "output.weight" not in names,
         "dtype": "float32",
     }
@@ -103,13 +130,28 @@ def config_of(metadata: Mapping[str, Any], tensor_names: Iterable[str]) -> dict[
     return config
 
 
-def _rope_parameters(theta: float, scaling: Any, factor: Any) -> dict[str, Any]:
+def _rope_parameters(theta: float, value: Callable[[str], Any]) -> dict[str, Any]:
+    """`value` gives a hyper-parameter of the file."""
+    scaling, factor = value("rope.scaling.type"), value("rope.scaling.factor")
     parameters = {"rope_type": "default", "rope_theta": _shortest(theta)}
     if scaling in (None, "none"):
         return parameters
-    if scaling != "linear" or not isinstance(factor, float):
+    if scaling not in ("linear", "yarn") or not isinstance(factor, float):
         raise FormatError(f"rope scaling {scaling!r} with factor {factor!r} is not supported")
-    return {**parameters, "rope_type": "linear", "factor": _shortest(factor)}
+    parameters |= {"rope_type": scaling, "factor": _shortest(factor)}
+    if scaling == "linear":
+        return parameters
+    original = value(_ORIGINAL_CONTEXT)
+    if isinstance(original, bool) or not isinstance(original, int):
+        raise FormatError(f"YaRN needs an integer {_ORIGINAL_CONTEXT}")
+    parameters["original_max_position_embeddings"] = original
+    for key, hf in _BETAS.items():
+        if value(key) is not None:
+            parameters[hf] = _shortest(value(key))
+    if value(_ATTENTION_FACTOR) is not None:
+        attention_factor = value(_ATTENTION_FACTOR) * _yarn_amplitude(factor)
+        parameters["attention_factor"] = _shortest(attention_factor)
+    return parameters
 
 
 def _shortest(value: float) -> float:

@@ -35,7 +35,11 @@ class PromptLookup:
         for size in _SIZES:
             follower = self._followers.get(tuple(self._tokens[-size:]))
             if follower is not None:
-                return self._tokens[follower : follower + min(room, self._limit)]
+                known = self._tokens[follower : follower + self._limit]
+                # Text that repeats itself goes on with its own guesses.
+                while len(known) < self._limit:
+                    known += known[: self._limit - len(known)]
+                return known[:room]
         return []
 
     def learn(self, offered: int, right: int) -> None:
