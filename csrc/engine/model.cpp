@@ -61,6 +61,13 @@ size_t weight_bytes(const Weights& weights) {
   return bytes;
 }
 
+// As stored: what there is to read.
+uint64_t stored_bytes(const TensorSource& source) {
+  uint64_t bytes = 0;
+  for (const std::string& name : source.names()) bytes += source.bytes(name);
+  return bytes;
+}
+
 // Of all linear layers in t2, without padding.
 int64_t ternary_bytes(const ModelConfig& config) {
   const int64_t attention = config.hidden * 2 * (config.q_width() + config.kv_width());
@@ -130,7 +137,9 @@ Model::Model(const std::string& path, const ModelOptions& options) : kernels_(ch
     config_.context = options.context;
   }
   choose_layout(options);
-  weights_ = load_weights(config_, *source, {options.act_quant, layout_}, path);
+  const uint64_t stored = stored_bytes(*source);
+  LoadWorkers workers(choose_threads(options.threads, stored), stored, options.on_progress);
+  weights_ = load_weights(config_, *source, {options.act_quant, layout_}, path, workers);
   pool_ = std::make_unique<ThreadPool>(choose_threads(options.threads, weight_bytes(*weights_)));
   forward_ = std::make_unique<Forward>(config_, *weights_, kernels_, *pool_);
 }

@@ -24,6 +24,7 @@ struct ModelOptions {
   int64_t context = 0;          // 0: the model's own
   bool act_quant = true;        // false: ternary layers run on float32 activations
   std::string layout = "auto";  // of ternary matrices: auto, t2 or t1
+  OnProgress on_progress;       // told of the bytes read of all tensors
 };
 
 enum class LogitsWanted { none, last, all };

@@ -12,8 +12,8 @@ namespace {
 class Loader {
  public:
   Loader(const ModelConfig& config, const TensorSource& source, const WeightOptions& options,
-         const std::string& path)
-      : config_(config), source_(source), options_(options), path_(path) {}
+         const std::string& path, LoadWorkers& workers)
+      : config_(config), source_(source), options_(options), path_(path), workers_(workers) {}
 
   Weights load() {
     // All names first: a file that lacks tensors is reported before anything large is read.
@@ -27,6 +27,7 @@ class Loader {
     report("tensors that this architecture does not use", unused);
     is_dry_run_ = false;
     Weights weights = visit();
+    workers_.finish();
     weights.notes = source_.notes();
     return weights;
   }
@@ -49,6 +50,7 @@ class Loader {
   bool want(const std::string& name) {
     used_.insert(name);
     if (!source_.has(name)) missing_.insert(name);
+    if (!is_dry_run_) workers_.next_tensor(source_.bytes(name));
     return !is_dry_run_;
   }
 
@@ -60,7 +62,8 @@ class Loader {
   Matrix linear(const std::string& module, int64_t rows, int64_t columns, int64_t head_dim = 0) {
     Matrix matrix;
     if (want(module + ".weight")) {
-      matrix = source_.matrix({module + ".weight", rows, columns, true, head_dim, options_.layout});
+      matrix = source_.matrix({module + ".weight", rows, columns, true, head_dim, options_.layout},
+                              workers_);
       if (matrix.is_ternary() && !options_.act_quant) matrix = matrix.to_float();
     }
     if (source_.has(module + ".bias")) matrix.bias = vector(module + ".bias", rows, head_dim);
@@ -69,7 +72,7 @@ class Loader {
 
   Matrix table(const std::string& name) {
     if (!want(name)) return {};
-    return source_.matrix({name, config_.vocab, config_.hidden, false, 0});
+    return source_.matrix({name, config_.vocab, config_.hidden, false, 0}, workers_);
   }
 
   LayerWeights layer(int64_t index) {
@@ -139,6 +142,7 @@ class Loader {
   const TensorSource& source_;
   WeightOptions options_;
   const std::string& path_;
+  LoadWorkers& workers_;
   bool is_dry_run_ = true;
   std::set<std::string> used_;
   std::set<std::string> missing_;
@@ -159,8 +163,8 @@ std::vector<const Matrix*> Weights::matrices() const {
 }
 
 Weights load_weights(const ModelConfig& config, const TensorSource& source,
-                     const WeightOptions& options, const std::string& path) {
-  return Loader(config, source, options, path).load();
+                     const WeightOptions& options, const std::string& path, LoadWorkers& workers) {
+  return Loader(config, source, options, path, workers).load();
 }
 
 }  // namespace wf::engine
