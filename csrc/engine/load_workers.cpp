@@ -16,7 +16,7 @@ constexpr int64_t kPanelRows = 16;
 constexpr int64_t kMaxChunkRows = 128;  // small matrices are shared too
 
 // The listener may have to wait for Python's lock.
-constexpr auto kTellInterval = std::chrono::milliseconds(20);
+constexpr auto kTellInterval = std::chrono::milliseconds(50);
 
 int64_t chunk_rows(int64_t row_bytes) {
   const int64_t rows = kChunkBytes / std::max<int64_t>(row_bytes, 1);
@@ -34,6 +34,7 @@ LoadWorkers::LoadWorkers(int threads, uint64_t total_bytes, OnProgress on_progre
 bool LoadWorkers::for_rows(int64_t rows, int64_t row_bytes, const Work& work) {
   const int64_t chunk = chunk_rows(row_bytes);
   const int64_t chunks = (rows + chunk - 1) / chunk;
+  tell(0, rows);
   // Chunks are taken in order, and none before the first that failed is left out.
   std::atomic<int64_t> next{0};
   std::atomic<int64_t> failed{chunks};

@@ -11,7 +11,7 @@
 
 namespace wf::engine {
 
-// Called on the loading thread: at the start, every few hundredths of a second, and at the end with
+// Called on the loading thread: at the start, twenty times a second, and at the end with
 // done == total. May throw, which ends the load.
 using OnProgress = std::function<void(uint64_t done_bytes, uint64_t total_bytes)>;
 
