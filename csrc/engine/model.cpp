@@ -64,7 +64,7 @@ size_t weight_bytes(const Weights& weights) {
 // As stored: what there is to read.
 uint64_t stored_bytes(const TensorSource& source) {
   uint64_t bytes = 0;
-  for (const std::string& name : source.names()) bytes += source.bytes(name);
+  for (const std::string& name : source.names()) bytes += source.stored(name).bytes;
   return bytes;
 }
 

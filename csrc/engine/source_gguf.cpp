@@ -98,7 +98,10 @@ class GgufSource : public TensorSource {
     return names;
   }
 
-  uint64_t bytes(const std::string& name) const override { return tensors_.at(name)->bytes; }
+  StoredTensor stored(const std::string& name) const override {
+    const GgufTensor& tensor = *tensors_.at(name);
+    return {file_.file(), tensor.offset, tensor.bytes, tensor.type->name, tensor.shape};
+  }
 
   Matrix matrix(const MatrixRequest& request, LoadWorkers& workers) const override {
     const GgufTensor& tensor = find(request.name, request.rows, request.columns);

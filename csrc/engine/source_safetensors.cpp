@@ -38,7 +38,10 @@ class SafetensorsSource : public TensorSource {
     return names;
   }
 
-  uint64_t bytes(const std::string& name) const override { return entries_.at(name).bytes; }
+  StoredTensor stored(const std::string& name) const override {
+    const SafetensorsEntry& entry = entries_.at(name);
+    return {*entry.file, entry.offset, entry.bytes, entry.dtype, entry.shape};
+  }
 
   Matrix matrix(const MatrixRequest& request, LoadWorkers& workers) const override {
     const SafetensorsEntry& entry = find(request.name, {request.rows, request.columns});

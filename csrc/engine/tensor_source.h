@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "file.h"
 #include "load_workers.h"
 #include "matrix.h"
 
@@ -23,6 +24,15 @@ struct MatrixRequest {
   TernaryLayout layout = TernaryLayout::t2;  // of a ternary matrix
 };
 
+// Where a tensor's bytes are, and what they say.
+struct StoredTensor {
+  const File& file;
+  uint64_t offset;
+  uint64_t bytes;
+  std::string type;
+  std::vector<int64_t> shape;
+};
+
 class TensorSource {
  public:
   virtual ~TensorSource() = default;
@@ -30,8 +40,7 @@ class TensorSource {
   virtual bool has(const std::string& name) const = 0;
   // Names of all tensors, to find those nobody asked for.
   virtual std::vector<std::string> names() const = 0;
-  // The stored size of a tensor.
-  virtual uint64_t bytes(const std::string& name) const = 0;
+  virtual StoredTensor stored(const std::string& name) const = 0;
   // Both throw FormatError when the tensor has another shape or a type that cannot be read.
   virtual Matrix matrix(const MatrixRequest& request, LoadWorkers& workers) const = 0;
   virtual std::vector<float> vector(const std::string& name, int64_t size,

@@ -50,7 +50,7 @@ class Loader {
   bool want(const std::string& name) {
     used_.insert(name);
     if (!source_.has(name)) missing_.insert(name);
-    if (!is_dry_run_) workers_.next_tensor(source_.bytes(name));
+    if (!is_dry_run_) workers_.next_tensor(source_.stored(name).bytes);
     return !is_dry_run_;
   }
 
@@ -102,13 +102,25 @@ class Loader {
     return layer;
   }
 
-  // Some checkpoints store the head of a tied model again; it must then be the same matrix.
-  void check_repeated_head(const Matrix& embedding) {
-    if (!source_.has("lm_head.weight")) return;
-    const Matrix head = table("lm_head.weight");
-    if (is_dry_run_) return;
-    if (head.bytes() != embedding.bytes() ||
-        std::memcmp(head.data(), embedding.data(), head.bytes()) != 0) {
+  // Some checkpoints store the head of a tied model again; it must then be the same matrix. It may
+  // be half of the model, so it is compared where it lies.
+  void check_repeated_head() {
+    const std::string name = "lm_head.weight";
+    if (!source_.has(name) || !want(name)) return;
+    const StoredTensor head = source_.stored(name);
+    const StoredTensor embedding = source_.stored("model.embed_tokens.weight");
+    const uint64_t row_bytes = embedding.bytes / static_cast<uint64_t>(config_.vocab);
+    const auto is_same = [&](int64_t first, int64_t count, LoadWorkers::Scratch& scratch) {
+      const uint64_t begin = static_cast<uint64_t>(first) * row_bytes;
+      const uint64_t bytes = static_cast<uint64_t>(count) * row_bytes;
+      scratch.bytes.resize(2 * bytes);
+      uint8_t* rows = scratch.bytes.data();
+      head.file.read(head.offset + begin, rows, bytes, name);
+      embedding.file.read(embedding.offset + begin, rows + bytes, bytes, name);
+      return std::memcmp(rows, rows + bytes, bytes) == 0;
+    };
+    if (head.type != embedding.type || head.shape != embedding.shape ||
+        !workers_.for_rows(config_.vocab, static_cast<int64_t>(row_bytes), is_same)) {
       throw ModelError(path_ +
                        ": tie_word_embeddings is true, but lm_head.weight differs from the " +
                        "embedding");
@@ -130,7 +142,7 @@ class Loader {
     for (int64_t i = 0; i < config_.layers; ++i) weights.layers.push_back(layer(i));
     weights.final_norm = vector("model.norm.weight", config_.hidden);
     if (config_.is_tied) {
-      check_repeated_head(weights.embedding);
+      check_repeated_head();
     } else {
       weights.untied_head = table("lm_head.weight");
     }

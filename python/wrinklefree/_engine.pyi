@@ -1,5 +1,6 @@
 """Types of the native module; its sources are in csrc/bindings."""
 
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from typing import Any
 
@@ -99,6 +100,7 @@ class Model:
         context: int = 0,
         act_quant: bool = True,
         layout: str = "auto",
+        progress: Callable[[int, int], object] | None = None,
     ) -> None: ...
     @property
     def info(self) -> dict[str, Any]: ...

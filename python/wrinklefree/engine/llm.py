@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -31,7 +31,9 @@ class LLM:
     `model` is an artifact directory, a Hugging Face directory or a .gguf file. `threads` defaults
     to what affinity and cgroup quota allow, `context` to the model's own. Without `act_quant`
     ternary layers run on float32 activations. `layout` of ternary weights in memory: t2 (2 bits),
-    t1 (1.6 bits), or the faster one here; it changes no result.
+    t1 (1.6 bits), or the faster one here; it changes no result. While the weights are read,
+    `progress` gets (bytes done, bytes in all) twenty times a second; what it raises
+    ends the load.
 
     Raises UsageError for a missing path, FormatError for a damaged file and WrinklefreeError for a
     model the engine cannot run.
@@ -45,6 +47,7 @@ class LLM:
         context: int | None = None,
         act_quant: bool = True,
         layout: Literal["auto", "t2", "t1"] = "auto",
+        progress: Callable[[int, int], object] | None = None,
     ) -> None:
         path = Path(model)
         if not path.exists():
@@ -56,6 +59,7 @@ class LLM:
                 context=context or 0,
                 act_quant=act_quant,
                 layout=layout,
+                progress=progress,
             )
         except _engine.FormatError as error:
             raise FormatError(str(error)) from error
