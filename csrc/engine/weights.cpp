@@ -27,6 +27,7 @@ class Loader {
     report("tensors that this architecture does not use", unused);
     is_dry_run_ = false;
     Weights weights = visit();
+    for (const std::string& name : source_.names()) source_.stored(name).file.check_unchanged();
     workers_.finish();
     weights.notes = source_.notes();
     return weights;
