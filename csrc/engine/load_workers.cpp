@@ -79,14 +79,13 @@ void LoadWorkers::finish() {
 
 void LoadWorkers::tell(int64_t rows_done, int64_t rows) {
   if (!on_progress_) return;
-  const auto now = std::chrono::steady_clock::now();
-  if (now < next_tell_) return;
-  next_tell_ = now + kTellInterval;
+  if (std::chrono::steady_clock::now() < next_tell_) return;
   const double share = static_cast<double>(rows_done) / static_cast<double>(rows);
   const auto in_tensor = static_cast<uint64_t>(share * static_cast<double>(tensor_bytes_));
   // Some tensors are read twice; what was told is not taken back.
   told_bytes_ = std::max(told_bytes_, finished_bytes_ + in_tensor);
   on_progress_(told_bytes_, total_bytes_);
+  next_tell_ = std::chrono::steady_clock::now() + kTellInterval;  // a slow listener has its pause
 }
 
 }  // namespace wf::engine
