@@ -104,6 +104,16 @@ std::vector<PyStepOutput> step(PyModel& self, const std::vector<PyStepItem>& pyt
   return results;
 }
 
+// A load runs without the GIL too: a pending signal ends it, and so does an exception of
+// `progress`.
+OnProgress python_progress(const py::object& progress) {
+  return [&progress](uint64_t done_bytes, uint64_t total_bytes) {
+    py::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    if (!progress.is_none()) progress(done_bytes, total_bytes);
+  };
+}
+
 py::dict info(const PyModel& self) {
   const ModelConfig& config = self.model.config();
   const Weights& weights = self.model.weights();
@@ -248,14 +258,16 @@ void bind_model(py::module_& module) {
   py::class_<PyModel>(module, "Model", "A loaded model. One step runs at a time.")
       .def(py::init([](const std::string& path, int threads, int64_t context, bool act_quant,
                        const std::string& layout, const std::string& head,
-                       const std::string& kv_cache) {
+                       const std::string& kv_cache, const py::object& progress) {
+             const ModelOptions options{
+                 threads, context, act_quant, layout, head, kv_cache, python_progress(progress)};
              py::gil_scoped_release release;
-             return std::make_unique<PyModel>(
-                 path, ModelOptions{threads, context, act_quant, layout, head, kv_cache});
+             return std::make_unique<PyModel>(path, options);
            }),
            py::arg("path"), py::kw_only(), py::arg("threads") = 0, py::arg("context") = 0,
            py::arg("act_quant") = true, py::arg("layout") = "auto", py::arg("head") = "auto",
-           py::arg("kv_cache") = "f32", "Raises FormatError or ModelError.")
+           py::arg("kv_cache") = "f32", py::arg("progress") = py::none(),
+           "Raises FormatError or ModelError, and what progress(done_bytes, total_bytes) raises.")
       .def_property_readonly("info", &info)
       .def_property_readonly(
           "head_counts",

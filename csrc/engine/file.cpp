@@ -21,6 +21,7 @@ File::File(std::string path) : path_(std::move(path)) {
     throw FormatError(path_, "not a regular file");
   }
   size_ = static_cast<uint64_t>(status.st_size);
+  modified_ = status.st_mtim;
 }
 
 File::~File() { ::close(descriptor_); }
@@ -44,6 +45,14 @@ void File::read(uint64_t offset, void* out, uint64_t bytes, const std::string& f
     target += got;
     offset += static_cast<uint64_t>(got);
     bytes -= static_cast<uint64_t>(got);
+  }
+}
+
+void File::check_unchanged() const {
+  struct stat status{};
+  if (::fstat(descriptor_, &status) != 0) throw FormatError(path_, std::strerror(errno));
+  if (status.st_mtim.tv_sec != modified_.tv_sec || status.st_mtim.tv_nsec != modified_.tv_nsec) {
+    throw FormatError(path_, "the file was changed while it was read");
   }
 }
 

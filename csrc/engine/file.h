@@ -2,6 +2,8 @@
 // shrinks while it is read gives an error, never a signal.
 #pragma once
 
+#include <time.h>
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -22,11 +24,15 @@ class File {
   // Reads exactly `bytes` bytes at `offset`; `field` names what they are in the error text.
   void read(uint64_t offset, void* out, uint64_t bytes, const std::string& field) const;
   std::vector<uint8_t> read_all() const;
+  // Throws FormatError when the file was written to since it was opened: what was read may be a
+  // mixture of two files.
+  void check_unchanged() const;
 
  private:
   std::string path_;
   int descriptor_ = -1;
   uint64_t size_ = 0;
+  timespec modified_{};
 };
 
 }  // namespace wf::engine

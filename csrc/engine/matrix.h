@@ -12,7 +12,8 @@ namespace wf::engine {
 class Matrix {
  public:
   Matrix() = default;
-  // Both start as zeros; rows are filled in any order.
+  // Both start as zeros. Rows are filled in any order and by any thread: none shares a byte with
+  // another.
   static Matrix ternary(int64_t rows, int64_t columns, TernaryLayout layout);
   static Matrix dense(int64_t rows, int64_t columns, DenseType type);
 

@@ -80,6 +80,13 @@ KvType kv_type_named(const std::string& name) {
   throw ModelError("kv_cache must be f32, f16, bf16 or int8, not '" + name + "'");
 }
 
+// As stored: what there is to read.
+uint64_t stored_bytes(const TensorSource& source) {
+  uint64_t bytes = 0;
+  for (const std::string& name : source.names()) bytes += source.stored(name).bytes;
+  return bytes;
+}
+
 // Of all linear layers in t2, without padding.
 int64_t ternary_bytes(const ModelConfig& config) {
   const int64_t attention = config.hidden * 2 * (config.q_width() + config.kv_width());
@@ -180,7 +187,9 @@ Model::Model(const std::string& path, const ModelOptions& options) : kernels_(ch
     config_.context = options.context;
   }
   choose_layout(options);
-  weights_ = load_weights(config_, *source, {options.act_quant, layout_}, path);
+  const uint64_t stored = stored_bytes(*source);
+  LoadWorkers workers(choose_threads(options.threads, stored), stored, options.on_progress);
+  weights_ = load_weights(config_, *source, {options.act_quant, layout_}, path, workers);
   pool_ = std::make_unique<ThreadPool>(choose_threads(options.threads, weight_bytes(*weights_)));
   forward_ = std::make_unique<Forward>(config_, *weights_, kernels_, *pool_,
                                        is_head_screened(options.head, weights_->head()));

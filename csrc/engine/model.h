@@ -26,6 +26,7 @@ struct ModelOptions {
   std::string layout = "auto";   // of ternary matrices: auto, t2 or t1
   std::string head = "auto";     // auto, screened or stored; head.h
   std::string kv_cache = "f32";  // f32, f16, bf16 or int8
+  OnProgress on_progress;        // told of the bytes read of all tensors
 };
 
 enum class LogitsWanted { none, last, all };

@@ -3,9 +3,11 @@
 // float32.
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <optional>
 
 #include "dequantize.h"
 #include "error.h"
@@ -96,18 +98,25 @@ class GgufSource : public TensorSource {
     return names;
   }
 
-  Matrix matrix(const MatrixRequest& request) const override {
+  StoredTensor stored(const std::string& name) const override {
+    const GgufTensor& tensor = *tensors_.at(name);
+    return {file_.file(), tensor.offset, tensor.bytes, tensor.type->name, tensor.shape};
+  }
+
+  Matrix matrix(const MatrixRequest& request, LoadWorkers& workers) const override {
     const GgufTensor& tensor = find(request.name, request.rows, request.columns);
     const GgufType type = type_of(tensor);
-    if (!request.may_be_ternary) return dense_matrix(request, tensor);
-    Matrix matrix;
+    if (!request.may_be_ternary) return dense_matrix(request, tensor, workers);
+    std::optional<Matrix> matrix;
+    if (type == GgufType::i2_s) return i2s_matrix(request, tensor, workers);
     if (is_ternary_only(type) || type == GgufType::q4_0) {
-      if (ternary_matrix(request, tensor, matrix)) return matrix;
+      matrix = ternary_matrix(request, tensor, workers);
     } else if (has_bitlinear_layers_ && is_float(type)) {
-      if (float_ternary_matrix(request, tensor, matrix)) return matrix;
+      matrix = float_ternary_matrix(request, tensor, workers);
     }
+    if (matrix) return std::move(*matrix);
     if (has_bitlinear_layers_) unquantized_.push_back(tensor.name);
-    return dense_matrix(request, tensor);
+    return dense_matrix(request, tensor, workers);
   }
 
   std::vector<float> vector(const std::string& name, int64_t size,
@@ -118,7 +127,8 @@ class GgufSource : public TensorSource {
       fail(tensor,
            std::string("is ") + tensor.type->name + ", a norm or bias must be a float type");
     }
-    std::vector<uint8_t> bytes = read_bytes(tensor);
+    std::vector<uint8_t> bytes;
+    read(tensor, 0, tensor.bytes, bytes);
     std::vector<float> stored(static_cast<size_t>(size));
     dequantize(type, bytes.data(), size, stored.data());
     std::vector<float> values(stored.size());
@@ -162,16 +172,11 @@ class GgufSource : public TensorSource {
     return tensor;
   }
 
-  std::vector<uint8_t> read_bytes(const GgufTensor& tensor) const {
-    std::vector<uint8_t> bytes(tensor.bytes);
-    file_.file().read(tensor.offset, bytes.data(), tensor.bytes, tensor.name);
-    return bytes;
-  }
-
-  // One stored row; `bytes` has its size.
-  void read_row(const GgufTensor& tensor, int64_t row, std::vector<uint8_t>& bytes) const {
-    file_.file().read(tensor.offset + static_cast<uint64_t>(row) * bytes.size(), bytes.data(),
-                      bytes.size(), tensor.name);
+  // Bytes [begin, begin + count) of the tensor.
+  void read(const GgufTensor& tensor, uint64_t begin, uint64_t count,
+            std::vector<uint8_t>& bytes) const {
+    bytes.resize(count);
+    file_.file().read(tensor.offset + begin, bytes.data(), count, tensor.name);
   }
 
   // Where a stored row belongs. llama.cpp's converter writes a head's row j of the first half and
@@ -182,76 +187,117 @@ class GgufSource : public TensorSource {
     return row - within + within % 2 * (head_dim / 2) + within / 2;
   }
 
-  // False when the tensor is no ternary matrix with one positive scale.
-  bool ternary_matrix(const MatrixRequest& request, const GgufTensor& tensor, Matrix& out) const {
-    const GgufType type = type_of(tensor);
-    const std::vector<uint8_t> bytes = read_bytes(tensor);
-    const int64_t k = request.columns;
-    const int64_t row_bytes = static_cast<int64_t>(bytes.size()) / request.rows;
-    std::vector<int8_t> codes(static_cast<size_t>(k));
-    BlockScale scale;
-    out = Matrix::ternary(request.rows, k, request.layout);
-    for (int64_t row = 0; row < request.rows; ++row) {
-      const uint8_t* packed = bytes.data() + row * row_bytes;
-      bool is_ternary = true;
-      switch (type) {
-        case GgufType::tq1_0:
-          is_ternary = tq1_0::unpack(packed, k, codes.data(), scale);
-          break;
-        case GgufType::tq2_0:
-          is_ternary = tq2_0::unpack(packed, k, codes.data(), scale);
-          break;
-        case GgufType::q4_0:
-          is_ternary = q4_0::unpack(packed, k, codes.data(), scale);
-          break;
-        default:
-          if (!i2s::unpack(bytes.data(), row * k, k, codes.data())) {
-            fail(tensor, "holds a code that no weight has; is it from an ARM build of bitnet.cpp?");
-          }
+  // visit(row, stored row, scratch) for all rows, on the threads of `workers`; false as soon as a
+  // visit is.
+  template <typename Visit>
+  bool for_each_row(const MatrixRequest& request, const GgufTensor& tensor, LoadWorkers& workers,
+                    Visit visit) const {
+    // I2_S has its scale behind the rows.
+    const uint64_t tail_bytes = type_of(tensor) == GgufType::i2_s ? i2s::kTailBytes : 0;
+    const uint64_t row_bytes = (tensor.bytes - tail_bytes) / static_cast<uint64_t>(request.rows);
+    const auto work = [&](int64_t first, int64_t count, LoadWorkers::Scratch& scratch) {
+      read(tensor, static_cast<uint64_t>(first) * row_bytes,
+           static_cast<uint64_t>(count) * row_bytes, scratch.bytes);
+      const uint8_t* stored = scratch.bytes.data();
+      for (int64_t r = 0; r < count; ++r, stored += row_bytes) {
+        if (!visit(first + r, stored, scratch)) return false;
       }
-      if (!is_ternary) return false;
-      out.set_codes(place(row, request.head_dim), codes.data());
-    }
-    out.set_scale(type == GgufType::i2_s ? i2s_scale(request, tensor, bytes) : scale.value());
-    return true;
+      return true;
+    };
+    return workers.for_rows(request.rows, static_cast<int64_t>(row_bytes), work);
+  }
+
+  // Nothing when the tensor is no ternary matrix with one positive scale.
+  std::optional<Matrix> ternary_matrix(const MatrixRequest& request, const GgufTensor& tensor,
+                                       LoadWorkers& workers) const {
+    const int64_t k = request.columns;
+    const GgufType type = type_of(tensor);
+    const auto unpack = type == GgufType::tq1_0   ? tq1_0::unpack
+                        : type == GgufType::tq2_0 ? tq2_0::unpack
+                                                  : q4_0::unpack;
+    Matrix matrix = Matrix::ternary(request.rows, k, request.layout);
+    std::vector<float> scales(static_cast<size_t>(request.rows));
+    const auto visit = [&](int64_t row, const uint8_t* stored, LoadWorkers::Scratch& scratch) {
+      scratch.codes.resize(static_cast<size_t>(k));
+      BlockScale scale;
+      if (!unpack(stored, k, scratch.codes.data(), scale)) return false;
+      scales[row] = scale.value();
+      matrix.set_codes(place(row, request.head_dim), scratch.codes.data());
+      return true;
+    };
+    if (!for_each_row(request, tensor, workers, visit)) return std::nullopt;
+    return with_one_scale(std::move(matrix), scales);
   }
 
   // The same for a float type, where the scale is the magnitude of all weights but the zeros. An
   // F16 row is what wf-convert writes where no block divides it.
-  bool float_ternary_matrix(const MatrixRequest& request, const GgufTensor& tensor,
-                            Matrix& out) const {
+  std::optional<Matrix> float_ternary_matrix(const MatrixRequest& request, const GgufTensor& tensor,
+                                             LoadWorkers& workers) const {
     const int64_t k = request.columns;
-    std::vector<uint8_t> stored(tensor.bytes / static_cast<uint64_t>(request.rows));
-    std::vector<float> weights(static_cast<size_t>(k));
-    std::vector<int8_t> codes(static_cast<size_t>(k));
-    float scale = 0;
-    bool is_ternary = true;
-    out = Matrix::ternary(request.rows, k, request.layout);
-    for (int64_t row = 0; row < request.rows; ++row) {
-      read_row(tensor, row, stored);
-      dequantize(type_of(tensor), stored.data(), k, weights.data());
+    Matrix matrix = Matrix::ternary(request.rows, k, request.layout);
+    std::vector<float> scales(static_cast<size_t>(request.rows));
+    std::atomic<bool> is_ternary = true;
+    const auto visit = [&](int64_t row, const uint8_t* stored, LoadWorkers::Scratch& scratch) {
+      scratch.floats.resize(static_cast<size_t>(k));
+      scratch.codes.resize(static_cast<size_t>(k));
+      const float* weights = scratch.floats.data();
+      dequantize(type_of(tensor), stored, k, scratch.floats.data());
+      float scale = 0;
+      bool is_row_ternary = true;
       for (int64_t i = 0; i < k; ++i) {
         const float magnitude = std::fabs(weights[i]);
         if (!std::isfinite(magnitude)) fail(tensor, "holds a NaN or infinity");
         if (scale == 0) scale = magnitude;
-        is_ternary &= magnitude == 0 || magnitude == scale;
-        codes[i] = static_cast<int8_t>((weights[i] > 0) - (weights[i] < 0));
+        is_row_ternary &= magnitude == 0 || magnitude == scale;
+        scratch.codes[i] = static_cast<int8_t>((weights[i] > 0) - (weights[i] < 0));
       }
-      // The rows that are left are still searched for NaNs.
-      if (is_ternary) out.set_codes(place(row, request.head_dim), codes.data());
+      scales[row] = scale;
+      if (is_row_ternary) {
+        matrix.set_codes(place(row, request.head_dim), scratch.codes.data());
+      } else {
+        is_ternary = false;  // the rows that are left are still searched for NaNs
+      }
+      return true;
+    };
+    for_each_row(request, tensor, workers, visit);
+    if (!is_ternary) return std::nullopt;
+    return with_one_scale(std::move(matrix), scales);
+  }
+
+  // The matrix, if its rows have one scale; a row of zeros has none, which is 0.
+  static std::optional<Matrix> with_one_scale(Matrix matrix, const std::vector<float>& scales) {
+    float common = 0;
+    for (const float scale : scales) {
+      if (common == 0) common = scale;
+      if (scale != 0 && scale != common) return std::nullopt;
     }
-    out.set_scale(scale);
-    return is_ternary;
+    matrix.set_scale(common);
+    return matrix;
   }
 
-  float i2s_scale(const MatrixRequest& request, const GgufTensor& tensor,
-                  const std::vector<uint8_t>& bytes) const {
-    const float scale = i2s::load_scale(bytes.data(), request.rows, request.columns);
+  Matrix i2s_matrix(const MatrixRequest& request, const GgufTensor& tensor,
+                    LoadWorkers& workers) const {
+    const int64_t k = request.columns;
+    Matrix matrix = Matrix::ternary(request.rows, k, request.layout);
+    const auto visit = [&](int64_t row, const uint8_t* stored, LoadWorkers::Scratch& scratch) {
+      scratch.codes.resize(static_cast<size_t>(k));
+      if (!i2s::unpack(stored, 0, k, scratch.codes.data())) {
+        fail(tensor, "holds a code that no weight has; is it from an ARM build of bitnet.cpp?");
+      }
+      matrix.set_codes(place(row, request.head_dim), scratch.codes.data());
+      return true;
+    };
+    for_each_row(request, tensor, workers, visit);
+    std::vector<uint8_t> tail;
+    read(tensor, tensor.bytes - i2s::kTailBytes, i2s::kTailBytes, tail);
+    const float scale = i2s::load_scale(tail.data(), 0, 0);
     if (!std::isfinite(scale) || scale < 0) fail(tensor, "its scale is negative or not finite");
-    return scale;
+    matrix.set_scale(scale);
+    return matrix;
   }
 
-  Matrix dense_matrix(const MatrixRequest& request, const GgufTensor& tensor) const {
+  Matrix dense_matrix(const MatrixRequest& request, const GgufTensor& tensor,
+                      LoadWorkers& workers) const {
     const GgufType type = type_of(tensor);
     if (!can_dequantize(type)) {
       fail(tensor, std::string("the type ") + tensor.type->name + " cannot be run");
@@ -262,17 +308,16 @@ class GgufSource : public TensorSource {
                                                     : DenseType::f32;
     const bool is_kept = kept != DenseType::f32 || type == GgufType::f32;
     Matrix matrix = Matrix::dense(request.rows, request.columns, kept);
-    std::vector<uint8_t> packed(tensor.bytes / static_cast<uint64_t>(request.rows));
-    for (int64_t row = 0; row < request.rows; ++row) {
-      read_row(tensor, row, packed);
+    const auto visit = [&](int64_t row, const uint8_t* stored, LoadWorkers::Scratch&) {
       uint8_t* target = matrix.row(place(row, request.head_dim));
       if (is_kept) {
-        std::memcpy(target, packed.data(), packed.size());
-      } else if (!dequantize(type, packed.data(), request.columns,
-                             reinterpret_cast<float*>(target))) {
+        std::memcpy(target, stored, static_cast<size_t>(matrix.row_bytes()));
+      } else if (!dequantize(type, stored, request.columns, reinterpret_cast<float*>(target))) {
         fail(tensor, "a block's scale is not finite, or its codes are invalid");
       }
-    }
+      return true;
+    };
+    for_each_row(request, tensor, workers, visit);
     if (!is_kept) ++dequantized_[tensor.type->name];
     return matrix;
   }

@@ -1,6 +1,7 @@
 // Weights from a directory of safetensors: float masters, quantized by absmean where asked.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "dequantize.h"
 #include "dispatch.h"
@@ -12,7 +13,6 @@ namespace wf::engine {
 
 namespace {
 
-constexpr int64_t kChunkBytes = 4 << 20;
 constexpr float kMinScale = 1e-5f;
 
 std::string shape_text(const std::vector<int64_t>& shape) {
@@ -38,21 +38,31 @@ class SafetensorsSource : public TensorSource {
     return names;
   }
 
-  Matrix matrix(const MatrixRequest& request) const override {
+  StoredTensor stored(const std::string& name) const override {
+    const SafetensorsEntry& entry = entries_.at(name);
+    return {*entry.file, entry.offset, entry.bytes, entry.dtype, entry.shape};
+  }
+
+  Matrix matrix(const MatrixRequest& request, LoadWorkers& workers) const override {
     const SafetensorsEntry& entry = find(request.name, {request.rows, request.columns});
     if (masters_are_ternary_ && request.may_be_ternary && is_converted(request.name)) {
-      return ternary_matrix(request, entry);
+      return ternary_matrix(request, entry, workers);
     }
     Matrix matrix = Matrix::dense(request.rows, request.columns, dense_type(request.name, entry));
-    entry.file->read(entry.offset, matrix.row(0), entry.bytes, request.name);
+    const int64_t row_bytes = matrix.row_bytes();
+    workers.for_rows(request.rows, row_bytes, [&](int64_t first, int64_t count, auto&) {
+      entry.file->read(entry.offset + static_cast<uint64_t>(first * row_bytes), matrix.row(first),
+                       static_cast<uint64_t>(count * row_bytes), request.name);
+      return true;
+    });
     return matrix;
   }
 
   std::vector<float> vector(const std::string& name, int64_t size, int64_t) const override {
     const SafetensorsEntry& entry = find(name, {size});
-    std::vector<float> values(static_cast<size_t>(size));
-    read_floats(name, entry, 0, size, values.data());
-    return values;
+    LoadWorkers::Scratch scratch;
+    read_floats(name, entry, 0, size, scratch);
+    return std::move(scratch.floats);
   }
 
   std::vector<std::string> notes() const override { return {}; }
@@ -88,36 +98,40 @@ class SafetensorsSource : public TensorSource {
     });
   }
 
-  // Elements [first, first + count) of the flat tensor as float32.
+  // Elements [first, first + count) of the flat tensor as float32, to scratch.floats.
   void read_floats(const std::string& name, const SafetensorsEntry& entry, int64_t first,
-                   int64_t count, float* out) const {
+                   int64_t count, LoadWorkers::Scratch& scratch) const {
     const DenseType type = dense_type(name, entry);
     const auto width = static_cast<uint64_t>(Matrix::dense_row_bytes(type, 1));
-    std::vector<uint8_t> bytes(static_cast<uint64_t>(count) * width);
-    entry.file->read(entry.offset + static_cast<uint64_t>(first) * width, bytes.data(),
-                     bytes.size(), name);
+    scratch.bytes.resize(static_cast<uint64_t>(count) * width);
+    scratch.floats.resize(static_cast<size_t>(count));
+    entry.file->read(entry.offset + static_cast<uint64_t>(first) * width, scratch.bytes.data(),
+                     scratch.bytes.size(), name);
     const GgufType as = type == DenseType::f32   ? GgufType::f32
                         : type == DenseType::f16 ? GgufType::f16
                                                  : GgufType::bf16;
-    dequantize(as, bytes.data(), count, out);
+    dequantize(as, scratch.bytes.data(), count, scratch.floats.data());
   }
 
-  // Two passes over the file, a few MiB at a time, so that the masters are never held.
-  Matrix ternary_matrix(const MatrixRequest& request, const SafetensorsEntry& entry) const {
+  // Two passes over the file, some rows at a time, so that the masters are never held.
+  Matrix ternary_matrix(const MatrixRequest& request, const SafetensorsEntry& entry,
+                        LoadWorkers& workers) const {
+    using Scratch = LoadWorkers::Scratch;
     const KernelTable& kernels = active();
     const int64_t k = request.columns;
-    const int64_t chunk_rows = std::clamp<int64_t>(kChunkBytes / (4 * k), 1, request.rows);
-    std::vector<float> chunk(static_cast<size_t>(chunk_rows * k));
     const auto for_each_row = [&](auto visit) {
-      for (int64_t first = 0; first < request.rows; first += chunk_rows) {
-        const int64_t count = std::min(chunk_rows, request.rows - first);
-        read_floats(request.name, entry, first * k, count * k, chunk.data());
-        for (int64_t r = 0; r < count; ++r) visit(first + r, chunk.data() + r * k);
-      }
+      workers.for_rows(request.rows, 4 * k, [&](int64_t first, int64_t count, Scratch& scratch) {
+        read_floats(request.name, entry, first * k, count * k, scratch);
+        for (int64_t r = 0; r < count; ++r) visit(first + r, &scratch.floats[r * k], scratch);
+        return true;
+      });
     };
-    double sum = 0;
-    for_each_row(
-        [&](int64_t, const float* row) { sum += kernels.sum_abs(row, TrainType::f32, k); });
+    // One sum per row, added up in order: the same bits for any number of threads.
+    std::vector<double> sums(static_cast<size_t>(request.rows));
+    for_each_row([&](int64_t row, const float* weights, Scratch&) {
+      sums[row] = kernels.sum_abs(weights, TrainType::f32, k);
+    });
+    const double sum = std::accumulate(sums.begin(), sums.end(), 0.0);
     if (!std::isfinite(sum)) {
       throw FormatError(entry.file->path(),
                         "tensor '" + request.name + "' holds a NaN or infinity");
@@ -126,10 +140,10 @@ class SafetensorsSource : public TensorSource {
     const float scale = std::max(static_cast<float>(sum / count), kMinScale);
     Matrix matrix = Matrix::ternary(request.rows, k, request.layout);
     matrix.set_scale(scale);
-    std::vector<int8_t> codes(static_cast<size_t>(k));
-    for_each_row([&](int64_t row, const float* weights) {
-      kernels.ternary_codes(weights, k, scale, codes.data());
-      matrix.set_codes(row, codes.data());
+    for_each_row([&](int64_t row, const float* weights, Scratch& scratch) {
+      scratch.codes.resize(static_cast<size_t>(k));
+      kernels.ternary_codes(weights, k, scale, scratch.codes.data());
+      matrix.set_codes(row, scratch.codes.data());
     });
     return matrix;
   }

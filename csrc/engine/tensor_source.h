@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "file.h"
+#include "load_workers.h"
 #include "matrix.h"
 
 namespace wf::engine {
@@ -22,6 +24,15 @@ struct MatrixRequest {
   TernaryLayout layout = TernaryLayout::t2;  // of a ternary matrix
 };
 
+// Where a tensor's bytes are, and what they say.
+struct StoredTensor {
+  const File& file;
+  uint64_t offset;
+  uint64_t bytes;
+  std::string type;
+  std::vector<int64_t> shape;
+};
+
 class TensorSource {
  public:
   virtual ~TensorSource() = default;
@@ -29,8 +40,9 @@ class TensorSource {
   virtual bool has(const std::string& name) const = 0;
   // Names of all tensors, to find those nobody asked for.
   virtual std::vector<std::string> names() const = 0;
+  virtual StoredTensor stored(const std::string& name) const = 0;
   // Both throw FormatError when the tensor has another shape or a type that cannot be read.
-  virtual Matrix matrix(const MatrixRequest& request) const = 0;
+  virtual Matrix matrix(const MatrixRequest& request, LoadWorkers& workers) const = 0;
   virtual std::vector<float> vector(const std::string& name, int64_t size,
                                     int64_t head_dim) const = 0;
   // What was changed on the way in, one line each ("12 Q4_1 tensors run as float32").

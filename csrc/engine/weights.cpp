@@ -12,8 +12,8 @@ namespace {
 class Loader {
  public:
   Loader(const ModelConfig& config, const TensorSource& source, const WeightOptions& options,
-         const std::string& path)
-      : config_(config), source_(source), options_(options), path_(path) {}
+         const std::string& path, LoadWorkers& workers)
+      : config_(config), source_(source), options_(options), path_(path), workers_(workers) {}
 
   Weights load() {
     // All names first: a file that lacks tensors is reported before anything large is read.
@@ -27,6 +27,8 @@ class Loader {
     report("tensors that this architecture does not use", unused);
     is_dry_run_ = false;
     Weights weights = visit();
+    for (const std::string& name : source_.names()) source_.stored(name).file.check_unchanged();
+    workers_.finish();
     weights.notes = source_.notes();
     return weights;
   }
@@ -49,6 +51,7 @@ class Loader {
   bool want(const std::string& name) {
     used_.insert(name);
     if (!source_.has(name)) missing_.insert(name);
+    if (!is_dry_run_) workers_.next_tensor(source_.stored(name).bytes);
     return !is_dry_run_;
   }
 
@@ -60,7 +63,8 @@ class Loader {
   Matrix linear(const std::string& module, int64_t rows, int64_t columns, int64_t head_dim = 0) {
     Matrix matrix;
     if (want(module + ".weight")) {
-      matrix = source_.matrix({module + ".weight", rows, columns, true, head_dim, options_.layout});
+      matrix = source_.matrix({module + ".weight", rows, columns, true, head_dim, options_.layout},
+                              workers_);
       if (matrix.is_ternary() && !options_.act_quant) matrix = matrix.to_float();
     }
     if (source_.has(module + ".bias")) matrix.bias = vector(module + ".bias", rows, head_dim);
@@ -69,7 +73,7 @@ class Loader {
 
   Matrix table(const std::string& name) {
     if (!want(name)) return {};
-    return source_.matrix({name, config_.vocab, config_.hidden, false, 0});
+    return source_.matrix({name, config_.vocab, config_.hidden, false, 0}, workers_);
   }
 
   LayerWeights layer(int64_t index) {
@@ -99,13 +103,25 @@ class Loader {
     return layer;
   }
 
-  // Some checkpoints store the head of a tied model again; it must then be the same matrix.
-  void check_repeated_head(const Matrix& embedding) {
-    if (!source_.has("lm_head.weight")) return;
-    const Matrix head = table("lm_head.weight");
-    if (is_dry_run_) return;
-    if (head.bytes() != embedding.bytes() ||
-        std::memcmp(head.data(), embedding.data(), head.bytes()) != 0) {
+  // Some checkpoints store the head of a tied model again; it must then be the same matrix. It may
+  // be half of the model, so it is compared where it lies.
+  void check_repeated_head() {
+    const std::string name = "lm_head.weight";
+    if (!source_.has(name) || !want(name)) return;
+    const StoredTensor head = source_.stored(name);
+    const StoredTensor embedding = source_.stored("model.embed_tokens.weight");
+    const uint64_t row_bytes = embedding.bytes / static_cast<uint64_t>(config_.vocab);
+    const auto is_same = [&](int64_t first, int64_t count, LoadWorkers::Scratch& scratch) {
+      const uint64_t begin = static_cast<uint64_t>(first) * row_bytes;
+      const uint64_t bytes = static_cast<uint64_t>(count) * row_bytes;
+      scratch.bytes.resize(2 * bytes);
+      uint8_t* rows = scratch.bytes.data();
+      head.file.read(head.offset + begin, rows, bytes, name);
+      embedding.file.read(embedding.offset + begin, rows + bytes, bytes, name);
+      return std::memcmp(rows, rows + bytes, bytes) == 0;
+    };
+    if (head.type != embedding.type || head.shape != embedding.shape ||
+        !workers_.for_rows(config_.vocab, static_cast<int64_t>(row_bytes), is_same)) {
       throw ModelError(path_ +
                        ": tie_word_embeddings is true, but lm_head.weight differs from the " +
                        "embedding");
@@ -127,7 +143,7 @@ class Loader {
     for (int64_t i = 0; i < config_.layers; ++i) weights.layers.push_back(layer(i));
     weights.final_norm = vector("model.norm.weight", config_.hidden);
     if (config_.is_tied) {
-      check_repeated_head(weights.embedding);
+      check_repeated_head();
     } else {
       weights.untied_head = table("lm_head.weight");
     }
@@ -139,6 +155,7 @@ class Loader {
   const TensorSource& source_;
   WeightOptions options_;
   const std::string& path_;
+  LoadWorkers& workers_;
   bool is_dry_run_ = true;
   std::set<std::string> used_;
   std::set<std::string> missing_;
@@ -159,8 +176,8 @@ std::vector<const Matrix*> Weights::matrices() const {
 }
 
 Weights load_weights(const ModelConfig& config, const TensorSource& source,
-                     const WeightOptions& options, const std::string& path) {
-  return Loader(config, source, options, path).load();
+                     const WeightOptions& options, const std::string& path, LoadWorkers& workers) {
+  return Loader(config, source, options, path, workers).load();
 }
 
 }  // namespace wf::engine

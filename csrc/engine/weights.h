@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "config.h"
+#include "load_workers.h"
 #include "matrix.h"
 #include "tensor_source.h"
 
@@ -41,6 +42,6 @@ struct WeightOptions {
 // Reads everything `config` needs. Throws ModelError listing all tensors that are missing, or that
 // no part of the model uses.
 Weights load_weights(const ModelConfig& config, const TensorSource& source,
-                     const WeightOptions& options, const std::string& path);
+                     const WeightOptions& options, const std::string& path, LoadWorkers& workers);
 
 }  // namespace wf::engine

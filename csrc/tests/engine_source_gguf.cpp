@@ -57,8 +57,9 @@ class SourceGguf : public testing::Test {
     bytes.put<uint64_t>(kRows).put(type).put<uint64_t>(0).pad(32).raw(encoded(weights, type));
     const GgufFile file(directory_.write("m.gguf", bytes.data()));
     const auto source = open_gguf(file, is_interleaved);
-    Matrix matrix =
-        source->matrix({"model.layers.0.self_attn.q_proj.weight", kRows, kColumns, true, 4});
+    LoadWorkers workers(1);
+    Matrix matrix = source->matrix(
+        {"model.layers.0.self_attn.q_proj.weight", kRows, kColumns, true, 4}, workers);
     return {std::move(matrix), source->notes()};
   }
   Loaded load_ours(const Weights& weights, uint32_t type = kF16) {

@@ -1,5 +1,6 @@
 """Types of the native module; its sources are in csrc/bindings."""
 
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from typing import Any
 
@@ -112,6 +113,7 @@ class Model:
         layout: str = "auto",
         head: str = "auto",
         kv_cache: str = "f32",
+        progress: Callable[[int, int], object] | None = None,
     ) -> None: ...
     def fork(self, sequence: Sequence, length: int, max_tokens: int) -> Sequence: ...
     @property

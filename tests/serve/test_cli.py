@@ -15,7 +15,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from wrinklefree.cli.serve import main
+from wrinklefree.cli.serve import loading_line, main
 
 COMMAND = [sys.executable, "-c", "from wrinklefree.cli.serve import main; main()"]
 
@@ -111,6 +111,19 @@ def test_it_greets_serves_and_drains(model: Path, tmp_path: Path) -> None:
         assert process.wait(timeout=20) == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/health")
+
+
+def test_a_long_load_is_shown_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for is_terminal, expected in ((False, ""), (True, "\rloading  50%\rloading 100%\n")):
+        clock = iter((0.0, 0.9, 1.1, 1.2))
+        monkeypatch.setattr("time.perf_counter", clock.__next__)
+        monkeypatch.setattr(sys.stderr, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        show = loading_line()
+        for done in (20, 50, 100):
+            show(done, 100)
+        assert capsys.readouterr().err == expected
 
 
 def test_serving_imports_no_torch() -> None:

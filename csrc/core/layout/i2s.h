@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "digits.h"
+
 namespace wf::i2s {
 
 constexpr std::int64_t kBlock = 128;
@@ -62,14 +64,20 @@ static inline void pack(const std::int8_t* codes, std::int64_t n, std::int64_t k
 // 3, which no code has.
 static inline bool unpack(const std::uint8_t* packed, std::int64_t begin, std::int64_t count,
                           std::int8_t* codes) {
-  unsigned bad = 0;
-  for (std::int64_t i = 0; i < count; ++i) {
+  DigitCheck check;
+  for (std::int64_t i = 0; i < count;) {
     const Position at = position(0, begin + i, 0);
-    const unsigned field = (packed[at.byte] >> at.shift) & 3u;
-    bad |= field & (field >> 1);
-    codes[i] = static_cast<std::int8_t>(static_cast<int>(field) - 1);
+    if ((begin + i) % kBlock == 0 && count - i >= kBlock) {
+      std::int8_t* to = codes + i;
+      unpack_digits(packed + at.byte, to + 96, to + 64, to + 32, to, check);
+      i += kBlock;
+    } else {
+      const unsigned field = (packed[at.byte] >> at.shift) & 3u;
+      check.bad |= static_cast<std::uint8_t>(field & (field >> 1));
+      codes[i++] = static_cast<std::int8_t>(static_cast<int>(field) - 1);
+    }
   }
-  return bad == 0;
+  return !check.has_bad_code();
 }
 
 }  // namespace wf::i2s

@@ -48,13 +48,14 @@ static inline bool unpack(const std::uint8_t* packed, std::int64_t count, std::i
   for (std::int64_t block = 0; block < count / kBlock; ++block) {
     const std::uint8_t* from = packed + block * kBlockBytes;
     std::int8_t* to = codes + block * kBlock;
-    bool bad = false;
+    // In bytes and without branches, so that compilers vectorise it.
+    std::uint8_t bad = 0;
     for (int m = 0; m < 16; ++m) {
-      const int low = (from[2 + m] & 15) - 8;
-      const int high = (from[2 + m] >> 4) - 8;
-      bad |= low < -1 || low > 1 || high < -1 || high > 1;
-      to[m] = static_cast<std::int8_t>(low);
-      to[16 + m] = static_cast<std::int8_t>(high);
+      const auto low = static_cast<std::uint8_t>((from[2 + m] & 15) - 7);
+      const auto high = static_cast<std::uint8_t>((from[2 + m] >> 4) - 7);
+      bad |= ((low | high) & 0xfc) | (low & low >> 1) | (high & high >> 1);  // not 0, 1 or 2
+      to[m] = static_cast<std::int8_t>(low - 1);
+      to[16 + m] = static_cast<std::int8_t>(high - 1);
     }
     if (bad) return scale.fail(UnpackError::bad_code);
     if (any_nonzero(to, kBlock) && !scale.add(half::load_u16(from))) return false;

@@ -11,6 +11,8 @@
 
 #include <cstdint>
 
+#include "digits.h"
+
 namespace wf::t1 {
 
 constexpr std::int64_t kRows = 16;
@@ -67,15 +69,20 @@ static constexpr std::int64_t block_offset(std::int64_t row, std::int64_t column
 // Writes the bytes of one row of codes, its padding columns too; no byte is shared between rows.
 static inline void pack_row(const std::int8_t* codes, std::int64_t row, std::int64_t k,
                             std::uint8_t* packed) {
-  for (std::int64_t first = 0; first < k; first += kColumns) {
-    std::uint8_t* bytes = packed + block_offset(row, first, k);
-    for (std::int64_t c = 0; c < 4; ++c) {
-      int byte = kZeroByte;
-      for (std::int64_t p = 0; p < kDigits && first + 4 * p + c < k; ++p) {
-        byte += kPlaces[p] * codes[first + 4 * p + c];
-      }
-      bytes[c] = static_cast<std::uint8_t>(byte);
+  std::uint8_t* block = packed + block_offset(row, 0, k);
+  for (; k >= kColumns; k -= kColumns, codes += kColumns, block += kBlockBytes) {
+    std::uint32_t word = 0;
+    for (int p = 0; p < kDigits; ++p) {
+      word += load_digits(codes + 4 * p) * static_cast<std::uint32_t>(kPlaces[p]);
     }
+    __builtin_memcpy(block, &word, 4);
+  }
+  for (std::int64_t c = 0; c < 4 && k > 0; ++c) {
+    int byte = kZeroByte;
+    for (std::int64_t p = 0; p < kDigits && 4 * p + c < k; ++p) {
+      byte += kPlaces[p] * codes[4 * p + c];
+    }
+    block[c] = static_cast<std::uint8_t>(byte);
   }
 }
 

@@ -14,6 +14,8 @@
 
 #include <cstdint>
 
+#include "digits.h"
+
 namespace wf::t2 {
 
 constexpr std::int64_t kRows = 16;
@@ -46,15 +48,18 @@ static constexpr Position position(std::int64_t row, std::int64_t column, std::i
 // Writes the bytes of one row of codes, its padding columns too; no byte is shared between rows.
 static inline void pack_row(const std::int8_t* codes, std::int64_t row, std::int64_t k,
                             std::uint8_t* packed) {
-  for (std::int64_t first = 0; first < k; first += kColumns) {
-    std::uint8_t* block = packed + position(row, first, k).byte;
-    for (std::int64_t c = 0; c < 4; ++c) {
-      unsigned byte = kZeroByte;
-      for (std::int64_t p = 0; p < 4 && first + 4 * p + c < k; ++p) {
-        byte += static_cast<unsigned>(codes[first + 4 * p + c]) << (2 * p);
-      }
-      block[c] = static_cast<std::uint8_t>(byte);
+  std::uint8_t* block = packed + position(row, 0, k).byte;
+  for (; k >= kColumns; k -= kColumns, codes += kColumns, block += kBlockBytes) {
+    const std::uint32_t word = load_digits(codes) | load_digits(codes + 4) << 2 |
+                               load_digits(codes + 8) << 4 | load_digits(codes + 12) << 6;
+    __builtin_memcpy(block, &word, 4);
+  }
+  for (std::int64_t c = 0; c < 4 && k > 0; ++c) {
+    unsigned byte = kZeroByte;
+    for (std::int64_t p = 0; p < 4 && 4 * p + c < k; ++p) {
+      byte += static_cast<unsigned>(codes[4 * p + c]) << (2 * p);
     }
+    block[c] = static_cast<std::uint8_t>(byte);
   }
 }
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "block_scale.h"
+#include "digits.h"
 
 namespace wf::tq2_0 {
 
@@ -53,18 +54,13 @@ static inline bool unpack(const std::uint8_t* packed, std::int64_t count, std::i
     const std::uint8_t* from = packed + block * kBlockBytes;
     std::int8_t* to = codes + block * kBlock;
     const std::uint16_t d = half::load_u16(from + 64);
-    unsigned bad = 0;
-    for (int i = 0; i < 64; ++i) {
-      for (int p = 0; p < 4; ++p) {
-        const unsigned field = (from[i] >> (2 * p)) & 3u;
-        bad |= field & (field >> 1);
-        to[i / 32 * 128 + i % 32 + 32 * p] = static_cast<std::int8_t>(static_cast<int>(field) - 1);
-      }
-    }
-    if (bad) return scale.fail(UnpackError::bad_code);
+    DigitCheck check;
+    unpack_digits(from, to, to + 32, to + 64, to + 96, check);
+    unpack_digits(from + 32, to + 128, to + 160, to + 192, to + 224, check);
+    if (check.has_bad_code()) return scale.fail(UnpackError::bad_code);
     if ((d & 0x7fffu) == 0) {
       for (int i = 0; i < kBlock; ++i) to[i] = 0;
-    } else if (any_nonzero(to, kBlock) && !scale.add(d)) {
+    } else if (check.has_nonzero_code() && !scale.add(d)) {
       return false;
     }
   }

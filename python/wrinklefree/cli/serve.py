@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import sys
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -126,14 +129,32 @@ def listen(host: str, port: int) -> socket.socket:
 
 def load(model: Path, *, threads: int | None, context: int | None, kv_cache: KvCache) -> LLM:
     """The loaded model. The engine reads without the interpreter lock, so the modules of the HTTP
-    side are imported meanwhile: half a second of the start."""
+    side are imported meanwhile: half a second of the start. The load has the main thread, which
+    is the one that Ctrl-C interrupts."""
     from wrinklefree.engine import LLM
 
     with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(LLM, model, threads=threads, context=context, kv_cache=kv_cache)
-        import_module("uvicorn")
-        import_module("wrinklefree.serve.app")
-        return loading.result()
+        importing = pool.map(import_module, ("uvicorn", "wrinklefree.serve.app"))
+        llm = LLM(
+            model,
+            threads=threads,
+            context=context,
+            kv_cache=kv_cache,
+            progress=loading_line(),
+        )
+        list(importing)  # raises what an import did
+    return llm
+
+
+def loading_line() -> Callable[[int, int], None]:
+    """Tells a terminal how far a load is, if it takes more than a second."""
+    began = time.perf_counter()
+
+    def show(done: int, total: int) -> None:
+        if sys.stderr.isatty() and time.perf_counter() - began > 1:
+            click.echo(f"\rloading {done / total:4.0%}", err=True, nl=done == total)
+
+    return show
 
 
 def run(llm: LLM, settings: Settings, listener: socket.socket) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -39,6 +39,8 @@ class LLM:
     rules most of its rows out by an int8 copy where only the likeliest tokens are asked for.
     `kv_cache` is the type that keys and values are kept in: fewer bytes are faster and less exact
     over long contexts.
+    While the weights are read, `progress` gets (bytes done, bytes in all) twenty times a second;
+    what it raises ends the load.
 
     Raises UsageError for a missing path, FormatError for a damaged file and WrinklefreeError for a
     model the engine cannot run.
@@ -54,6 +56,7 @@ class LLM:
         layout: Literal["auto", "t2", "t1"] = "auto",
         head: Literal["auto", "screened", "stored"] = "auto",
         kv_cache: KvCache = "f32",
+        progress: Callable[[int, int], object] | None = None,
     ) -> None:
         path = Path(model)
         if not path.exists():
@@ -67,6 +70,7 @@ class LLM:
                 layout=layout,
                 head=head,
                 kv_cache=kv_cache,
+                progress=progress,
             )
         except _engine.FormatError as error:
             raise FormatError(str(error)) from error
