@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BUILD_TOOLS := scikit-build-core pybind11 cmake ninja
 NATIVE := $(shell find csrc cmake CMakeLists.txt pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help demo demo-tiny test test-cpp test-arm test-haswell test-isa lint format build bench-kernels bench-peers check-all gpu-check clean
+.PHONY: help demo demo-tiny test test-cpp test-arm test-haswell test-isa fuzz lint format build bench-kernels bench-smoke bench-peers check-all gpu-check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -56,6 +56,17 @@ HASWELL := Haswell-noTSX,-pcid,-x2apic,-tsc-deadline,-invpcid
 test-haswell: $(VENV)/.packages  ## C++ core tests in qemu on a processor that has AVX2 and nothing newer
 	PATH="$(abspath $(BIN)):$$PATH" && $(CPP_BUILD) -B build/cpp && cmake --build build/cpp --target core_tests
 	WF_EXPECTED_ISA=avx2 qemu-x86_64 -cpu $(HASWELL) build/cpp/csrc/tests/core_tests --gtest_brief=1 --gtest_filter='-*_emulated*'
+
+# Needs apt-get install clang. Inputs worth keeping stay in build/fuzz/corpus, where the next run begins;
+# one that fails is left in build/fuzz. make test-cpp replays some thousand inputs with any compiler.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= kernels layouts gguf safetensors
+fuzz: $(VENV)/.packages  ## fuzz kernels against the scalar ones, and the readers of model files; FUZZ_SECONDS each
+	PATH="$(abspath $(BIN)):$$PATH" && $(CPP_BUILD) -B build/fuzz -DCMAKE_CXX_COMPILER=clang++ -DWF_FUZZ=ON && cmake --build build/fuzz --target fuzz
+	@cd build/fuzz && for target in $(FUZZ_TARGETS); do echo "== $$target"; \
+	  csrc/fuzz/fuzz_$${target}_replay --seeds corpus/$$target && \
+	  csrc/fuzz/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=2048 -malloc_limit_mb=512 \
+	    -verbosity=0 -print_final_stats=1 -artifact_prefix=$$target- corpus/$$target || exit 1; done
 
 ISAS ?= scalar avx2
 test-isa: build  ## op and engine tests and one end-to-end test with each ISA forced
