@@ -86,6 +86,10 @@ format: $(VENV)/.built  ## rewrite the sources in the project's format
 bench-kernels: build  ## kernel figures: shares of this machine's ceilings, ratios to torch
 	$(BIN)/python bench/ops.py --refcheck
 
+bench-smoke: build  ## the same in half a minute, on small shapes; JSON in build/
+	$(BIN)/python bench/ops.py --refcheck --smoke
+	$(BIN)/python -m pytest -q tests/bench/test_kernel_smoke.py --benchmark-json build/kernel_smoke.json
+
 bench-peers: build  ## the engine beside llama.cpp; ARGS="--llama-bench PROGRAM" adds others
 	$(BIN)/python bench/peers.py $(ARGS)
 
