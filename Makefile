@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BUILD_TOOLS := scikit-build-core pybind11 cmake ninja
 NATIVE := $(shell find csrc cmake CMakeLists.txt pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help demo demo-tiny test test-cpp test-arm test-haswell test-isa lint format build bench-kernels bench-peers check-all gpu-check clean
+.PHONY: help demo demo-tiny test test-cpp test-arm test-haswell test-isa fuzz lint format build bench-kernels bench-smoke bench-peers check-all gpu-check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -57,6 +57,17 @@ test-haswell: $(VENV)/.packages  ## C++ core tests in qemu on a processor that h
 	PATH="$(abspath $(BIN)):$$PATH" && $(CPP_BUILD) -B build/cpp && cmake --build build/cpp --target core_tests
 	WF_EXPECTED_ISA=avx2 qemu-x86_64 -cpu $(HASWELL) build/cpp/csrc/tests/core_tests --gtest_brief=1 --gtest_filter='-*_emulated*'
 
+# Needs apt-get install clang. Inputs worth keeping stay in build/fuzz/corpus, where the next run begins;
+# one that fails is left in build/fuzz. make test-cpp replays some thousand inputs with any compiler.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= kernels layouts gguf safetensors
+fuzz: $(VENV)/.packages  ## fuzz kernels against the scalar ones, and the readers of model files; FUZZ_SECONDS each
+	PATH="$(abspath $(BIN)):$$PATH" && $(CPP_BUILD) -B build/fuzz -DCMAKE_CXX_COMPILER=clang++ -DWF_FUZZ=ON && cmake --build build/fuzz --target fuzz
+	@cd build/fuzz && for target in $(FUZZ_TARGETS); do echo "== $$target"; \
+	  csrc/fuzz/fuzz_$${target}_replay --seeds corpus/$$target && \
+	  csrc/fuzz/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=2048 -malloc_limit_mb=512 \
+	    -verbosity=0 -print_final_stats=1 -artifact_prefix=$$target- corpus/$$target || exit 1; done
+
 ISAS ?= scalar avx2
 test-isa: build  ## op and engine tests and one end-to-end test with each ISA forced
 	@for isa in $(ISAS); do echo "== WF_ISA=$$isa"; \
@@ -74,6 +85,10 @@ format: $(VENV)/.built  ## rewrite the sources in the project's format
 
 bench-kernels: build  ## kernel figures: shares of this machine's ceilings, ratios to torch
 	$(BIN)/python bench/ops.py --refcheck
+
+bench-smoke: build  ## the same in half a minute, on small shapes; JSON in build/
+	$(BIN)/python bench/ops.py --refcheck --smoke
+	$(BIN)/python -m pytest -q tests/bench/test_kernel_smoke.py --benchmark-json build/kernel_smoke.json
 
 bench-peers: build  ## the engine beside llama.cpp; ARGS="--llama-bench PROGRAM" adds others
 	$(BIN)/python bench/peers.py $(ARGS)

@@ -25,6 +25,7 @@ import torch
 import problems
 from body import SCALE, Body
 from ceilings import Ceilings
+from overhead import SIZE, call_overheads_us
 from products import COPIES, LAYOUTS, Product, bf16, int8, ternary
 from rounds import impossible, measure
 from wrinklefree import _engine, ops, reference
@@ -175,6 +176,16 @@ def bench_fake_quant(
     }
 
 
+def bench_overhead(options: argparse.Namespace) -> dict[str, float]:
+    overheads = call_overheads_us(calls=200 if options.smoke else 2000)
+    for name, microseconds in overheads.items():
+        print(f"{name:29} {SIZE:5} x {SIZE:<5}    1 rows 1 thr     {microseconds:9.1f} us a call")
+    figures = {f"call_overhead_us_{name}": value for name, value in overheads.items()}
+    # The higher of our two.
+    ours = max(overheads["ternary_linear"], overheads["quantize_act_int8"])
+    return {"call_overhead_us": ours, **figures}
+
+
 def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -213,6 +224,7 @@ def main() -> None:
             figures |= bench_fake_quant(ceilings, threads, options)
             best = ceilings.best[threads]
             figures |= {f"{name}_{threads}t": value for name, value in best.items()}
+        figures |= bench_overhead(options)
     shares |= {key: value for key, value in figures.items() if "_share" in key}
     figures["fake_quant_bw_share"] = min(
         value for key, value in figures.items() if key.startswith("fake_quant")

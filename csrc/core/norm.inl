@@ -17,9 +17,10 @@ inline float lane_max(F8 a) {
 }
 
 // e^x by 2^n * e^r with |r| <= ln 2 / 2; about 1 ulp. Arguments are clamped to what float32 holds,
-// so e^-inf is 2^-126 or so, not 0: callers mask lanes that must not count.
+// so e^-inf is 2^-126 or so, not 0: callers mask lanes that must not count. A NaN stays one, as min
+// and max give their second operand where either is a NaN.
 inline F8 exponential(F8 x) {
-  x = min(max(x, splat(-87.3f)), splat(88.3f));
+  x = min(splat(88.3f), max(splat(-87.3f), x));
   const F8 biased = mul_add(x, splat(1.44269504f), splat(12582912.0f));
   const F8 n = sub(biased, splat(12582912.0f));
   // ln 2 in two parts: the first has few enough bits that n times it is exact.

@@ -50,31 +50,46 @@ void over_panels(const Weights& w, std::int64_t rows, const Body& body) {
   });
 }
 
-// Activations as the kernels want them: padded rows and the sum of each.
+// Activations as the kernels want them: padded rows, then the scale and the sum of each, in one
+// block of memory.
 struct Activations {
+  static constexpr std::int64_t kRowBytes = sizeof(float) + sizeof(std::int32_t);
+
   std::int64_t stride;
-  Tensor q, scale, sum;
+  Tensor memory;
+  std::int8_t* q;
+  float* scale;
+  std::int32_t* sum;
 
   Activations(std::int64_t rows, std::int64_t k)
       : stride(act_stride(k)),
-        q(empty({rows, stride}, ScalarType::Char)),
-        scale(empty({rows}, ScalarType::Float)),
-        sum(empty({rows}, ScalarType::Int)) {}
+        memory(empty({rows * (stride + kRowBytes)}, ScalarType::Byte)),
+        q(static_cast<std::int8_t*>(memory.mutable_data_ptr())),
+        scale(reinterpret_cast<float*>(q + rows * stride)),
+        sum(reinterpret_cast<std::int32_t*>(scale + rows)) {}
 };
 
-// The lookup tables of all rows of `act`.
-Tensor lut_tables(const KernelTable& table, const Activations& act, std::int64_t rows,
-                  std::int64_t k) {
+// Lookup tables are 16 times as large as the activations: they are made for some rows at a time,
+// which a second-level cache holds.
+constexpr std::int64_t kTableBlockBytes = 1 << 20;
+
+// Runs product(tables, first, count) on the tables of the rows [first, first + count).
+template <class Product>
+void over_table_rows(const KernelTable& table, const Activations& act, std::int64_t rows,
+                     std::int64_t k, const Product& product) {
   const std::int64_t bytes = lut::tables_bytes(k);
-  Tensor tables = empty({rows, bytes}, ScalarType::Byte);
-  const auto* q = act.q.const_data_ptr<std::int8_t>();
+  const std::int64_t block = std::min(rows, std::max<std::int64_t>(1, kTableBlockBytes / bytes));
+  Tensor tables = empty({block, bytes}, ScalarType::Byte);
   auto* to = tables.mutable_data_ptr<std::uint8_t>();
-  parallel(rows, kGrainElements / bytes, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) {
-      table.lut_tables(q + row * act.stride, k, to + row * bytes);
-    }
-  });
-  return tables;
+  for (std::int64_t first = 0; first < rows; first += block) {
+    const std::int64_t count = std::min(block, rows - first);
+    parallel(count, kGrainElements / bytes, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t row = begin; row < end; ++row) {
+        table.lut_tables(act.q + (first + row) * act.stride, k, to + row * bytes);
+      }
+    });
+    product(to, first, count);
+  }
 }
 
 Tensor ternary_linear(const Tensor& x_in, const Tensor& packed, const Tensor& scale, std::int64_t n,
@@ -87,14 +102,11 @@ Tensor ternary_linear(const Tensor& x_in, const Tensor& packed, const Tensor& sc
   const KernelTable& table = kernels();
   const Tensor x = as_float(x_in);
   const float w_scale = *as_float(scale).const_data_ptr<float>();
-  Activations act(rows, k);
+  const Activations act(rows, k);
   const float* from = x.const_data_ptr<float>();
-  auto* q = act.q.mutable_data_ptr<std::int8_t>();
-  auto* q_scale = act.scale.mutable_data_ptr<float>();
-  auto* q_sum = act.sum.mutable_data_ptr<std::int32_t>();
   parallel(rows, kGrainElements / k, [&](std::int64_t begin, std::int64_t end) {
-    table.quantize_act_int8(from + begin * k, k, end - begin, k, q + begin * act.stride, act.stride,
-                            q_scale + begin, q_sum + begin);
+    table.quantize_act_int8(from + begin * k, k, end - begin, k, act.q + begin * act.stride,
+                            act.stride, act.scale + begin, act.sum + begin);
   });
 
   auto shape = shape_of(x);
@@ -104,20 +116,29 @@ Tensor ternary_linear(const Tensor& x_in, const Tensor& packed, const Tensor& sc
   const std::optional<Tensor> bias =
       bias_in ? std::optional<Tensor>(as_float(*bias_in)) : std::nullopt;
   const float* b = bias ? bias->const_data_ptr<float>() : nullptr;
-  const Tensor tables = w.layout == Layout::lut ? lut_tables(table, act, rows, k) : Tensor();
-  const auto product = w.layout == Layout::t1 ? table.gemm_s8_t1 : table.gemm_s8_t2;
-  over_panels(w, rows, [&, k = k, rows = rows](std::int64_t begin, std::int64_t end) {
-    if (w.layout == Layout::lut) {
-      table.gemm_lut(tables.const_data_ptr<std::uint8_t>(), q_scale, rows, w.bytes, w_scale, k,
-                     begin, end, to, n);
-    } else {
-      product(q, act.stride, q_scale, q_sum, rows, w.bytes, w_scale, k, begin, end, to, n);
-    }
+  const auto add_bias = [&](std::int64_t first, std::int64_t count, std::int64_t begin,
+                            std::int64_t end) {
     if (b == nullptr) return;
-    for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t row = first; row < first + count; ++row) {
       for (std::int64_t j = begin; j < end; ++j) to[row * n + j] += b[j];
     }
-  });
+  };
+  if (w.layout == Layout::lut) {
+    over_table_rows(table, act, rows, k,
+                    [&, k = k](const std::uint8_t* tables, std::int64_t first, std::int64_t count) {
+                      over_panels(w, count, [&](std::int64_t begin, std::int64_t end) {
+                        table.gemm_lut(tables, act.scale + first, count, w.bytes, w_scale, k, begin,
+                                       end, to + first * n, n);
+                        add_bias(first, count, begin, end);
+                      });
+                    });
+  } else {
+    const auto product = w.layout == Layout::t1 ? table.gemm_s8_t1 : table.gemm_s8_t2;
+    over_panels(w, rows, [&, k = k, rows = rows](std::int64_t begin, std::int64_t end) {
+      product(act.q, act.stride, act.scale, act.sum, rows, w.bytes, w_scale, k, begin, end, to, n);
+      add_bias(0, rows, begin, end);
+    });
+  }
   return x_in.scalar_type() == ScalarType::Float ? y : torch::stable::to(y, x_in.scalar_type());
 }
 
@@ -130,28 +151,30 @@ Tensor ternary_matmul_int32(const Tensor& q_in, const Tensor& packed, std::int64
   const KernelTable& table = kernels();
   const Tensor source = as_contiguous(q_in);
   const auto* from = source.const_data_ptr<std::int8_t>();
-  Activations act(rows, k);
-  auto* q = act.q.mutable_data_ptr<std::int8_t>();
-  auto* sum = act.sum.mutable_data_ptr<std::int32_t>();
+  const Activations act(rows, k);
   for (std::int64_t row = 0; row < rows; ++row) {
-    std::int8_t* to = q + row * act.stride;
+    std::int8_t* to = act.q + row * act.stride;
     std::copy_n(from + row * k, k, to);
     std::fill(to + k, to + act.stride, std::int8_t{0});
-    sum[row] = 0;
-    for (std::int64_t column = 0; column < k; ++column) sum[row] += to[column];
+    act.sum[row] = 0;
+    for (std::int64_t column = 0; column < k; ++column) act.sum[row] += to[column];
   }
   Tensor acc = empty({rows, n}, ScalarType::Int);
   auto* out = acc.mutable_data_ptr<std::int32_t>();
-  const Tensor tables = w.layout == Layout::lut ? lut_tables(table, act, rows, k) : Tensor();
-  const auto product = w.layout == Layout::t1 ? table.gemm_s8_t1_i32 : table.gemm_s8_t2_i32;
-  over_panels(w, rows, [&, k = k, rows = rows](std::int64_t begin, std::int64_t end) {
-    if (w.layout == Layout::lut) {
-      table.gemm_lut_i32(tables.const_data_ptr<std::uint8_t>(), rows, w.bytes, k, begin, end, out,
-                         n);
-    } else {
-      product(q, act.stride, sum, rows, w.bytes, k, begin, end, out, n);
-    }
-  });
+  if (w.layout == Layout::lut) {
+    over_table_rows(table, act, rows, k,
+                    [&, k = k](const std::uint8_t* tables, std::int64_t first, std::int64_t count) {
+                      over_panels(w, count, [&](std::int64_t begin, std::int64_t end) {
+                        table.gemm_lut_i32(tables, count, w.bytes, k, begin, end, out + first * n,
+                                           n);
+                      });
+                    });
+  } else {
+    const auto product = w.layout == Layout::t1 ? table.gemm_s8_t1_i32 : table.gemm_s8_t2_i32;
+    over_panels(w, rows, [&, k = k, rows = rows](std::int64_t begin, std::int64_t end) {
+      product(act.q, act.stride, act.sum, rows, w.bytes, k, begin, end, out, n);
+    });
+  }
   return acc;
 }
 

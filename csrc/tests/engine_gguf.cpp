@@ -2,6 +2,7 @@
 // this is also the test that no read leaves its buffer.
 #include <gtest/gtest.h>
 
+#include "config.h"
 #include "engine_files.h"
 #include "error.h"
 #include "gguf.h"
@@ -110,6 +111,20 @@ TEST_F(Gguf, EveryBitFlipIsAnErrorOrAFile) {
     }
   }
   EXPECT_GT(refused, 500);
+}
+
+TEST_F(Gguf, ErrorsQuoteAFileInOnePrintableLine) {
+  for (const auto& [name, quoted] :
+       {std::pair<const char*, const char*>{"a\n\x1b[1mb", "'a??[1mb'"},
+        {"\xff\xc3\xa9", "architecture '\?\?\?'"},
+        {"\xc3\xa9", "'\xc3\xa9'"}}) {
+    Parts parts;
+    parts.entries = entry("general.architecture", kString, Bytes().string(name));
+    parts.entry_count = 1;
+    const GgufFile file(directory_.write("m.gguf", parts.bytes()));
+    const std::string message = error_of<ModelError>([&] { read_gguf_config(file); });
+    EXPECT_NE(message.find(quoted), std::string::npos) << message;
+  }
 }
 
 TEST_F(Gguf, TrailingBytesAreIgnored) {

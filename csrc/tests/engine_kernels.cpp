@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <cstring>
 #include <random>
 
@@ -194,6 +195,22 @@ TEST_P(FloatKernels, LogSumExpMatchesFloat64) {
     double sum = 0;
     for (const float v : x) sum += std::exp(v - most);
     EXPECT_NEAR(kernels().log_sum_exp(x.data(), n), most + std::log(sum), 1e-4);
+  }
+}
+
+// A step knows by this sum that the model has gone wrong.
+TEST_P(FloatKernels, LogSumExpLosesNoNanOrInfinity) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const size_t n : {1, 5, 8, 19}) {
+    for (size_t i = 0; i < n; ++i) {
+      std::vector<float> x(n, 1.0f);
+      x[i] = -infinity;  // a token that cannot be
+      EXPECT_EQ(std::isfinite(kernels().log_sum_exp(x.data(), n)), n > 1) << i << " of " << n;
+      for (const float bad : {std::nanf(""), infinity}) {
+        x[i] = bad;
+        EXPECT_FALSE(std::isfinite(kernels().log_sum_exp(x.data(), n))) << i << " of " << n;
+      }
+    }
   }
 }
 

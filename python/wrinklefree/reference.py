@@ -14,7 +14,9 @@ def quantize_act_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """a = max(absmax, 1e-5); q = rint(x * (127 / a)); scale = a / 127, per token (last dim)."""
     x = x.float()
     absmax = x.abs().amax(-1, keepdim=True).clamp_min(MIN_SCALE)
-    q = torch.clamp(torch.round(x * (127.0 / absmax)), -128, 127).to(torch.int8)
+    # NOTE: torch computes `127.0 / absmax` as the reciprocal times 127, rounded twice: ties differ.
+    inverse = torch.full_like(absmax, 127.0) / absmax
+    q = torch.clamp(torch.round(x * inverse), -128, 127).to(torch.int8)
     return q, (absmax / 127.0).squeeze(-1)
 
 

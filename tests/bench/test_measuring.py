@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import overhead
 import rounds
 from body import Body
 from ceilings import Ceilings
@@ -108,3 +109,11 @@ def test_huge_page_copies_are_equal_and_apart() -> None:
     assert torch.equal(first, w)
     assert torch.equal(second, w)
     assert (second.data_ptr() - first.data_ptr()) % 64 == 0
+
+
+def test_the_overhead_of_a_call_is_its_own_time() -> None:
+    slept = overhead.median_us(lambda: time.sleep(0.001), calls=3, batches=3)
+    assert 1000 <= slept < 20000
+    before = torch.get_num_threads()
+    assert set(overhead.call_overheads_us(calls=2)) >= {"ternary_linear", "quantize_act_int8"}
+    assert torch.get_num_threads() == before

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from tests.engine.conftest import all_logits
-from wrinklefree import _engine
+from wrinklefree import _engine, reference
 from wrinklefree.engine import Tokenizer
 from wrinklefree.models import Manifest, QuantConfig, quantize_, save_artifact
 from wrinklefree.models.bitlinear import BitLinear
@@ -92,8 +92,7 @@ def tokens() -> torch.Tensor:
 
 
 def int8_codes(x: torch.Tensor) -> np.ndarray:
-    absmax = x.abs().amax(-1, keepdim=True).clamp_min(1e-5)
-    return torch.clamp(torch.round(x * (127.0 / absmax)), -128, 127).to(torch.int8).numpy()
+    return reference.quantize_act_int8(x)[0].numpy()
 
 
 def layer_with_codes(

@@ -150,3 +150,16 @@ def test_compiles_into_one_graph(lam: float) -> None:
     layer, x = make_layer(lam), torch.randn(4, 23)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), layer(x), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+def test_exports_with_a_dynamic_batch(lam: float) -> None:
+    layer = make_layer(lam)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(layer, (torch.randn(4, 23),), dynamic_shapes=({0: batch},))
+    names = {str(node.target) for node in program.graph.nodes}
+    quantizers = {"wrinklefree.fake_quant_act.default", "wrinklefree.fake_quant_ternary.default"}
+    assert quantizers <= names if lam > 0 else not quantizers & names
+    for rows in (1, 9):
+        x = torch.randn(rows, 23)
+        torch.testing.assert_close(program.module()(x), layer(x), atol=1e-6, rtol=1e-6)

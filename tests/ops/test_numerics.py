@@ -8,8 +8,6 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from wrinklefree import ops, reference
 
@@ -164,20 +162,6 @@ def test_threads_do_not_change_bits() -> None:
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    m=st.integers(0, 9),
-    n=st.integers(1, 40),
-    k=st.integers(1, 300),
-    seed=st.integers(0, 2**31),
-    layout=st.sampled_from(["t2", "t1", "lut"]),
-)
-def test_any_shape(m: int, n: int, k: int, seed: int, layout: ops.KernelLayout) -> None:
-    codes, x = random_codes(n, k, seed), random_x(m, k, seed)
-    y = ops.ternary_linear(x, pack(codes, layout), torch.tensor(0.3), n, layout=layout)
-    assert torch.equal(y, reference.ternary_linear(x, codes, torch.tensor(0.3)))
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])

@@ -1,10 +1,11 @@
-"""Every op has a native kernel, a sample, a line in the docs, and passes opcheck."""
+"""Every op has a native kernel, a sample and a doc line, passes opcheck, compiles and exports."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -46,3 +47,45 @@ def test_has_a_native_cpu_kernel_and_a_doc_line(name: str) -> None:
 def test_opcheck(name: str) -> None:
     for arguments in SAMPLES[name]:
         torch.library.opcheck(getattr(torch.ops.wrinklefree, name).default, arguments)
+
+
+class Call(torch.nn.Module):
+    """An op on one input; the other arguments are constants of the module, as weights are."""
+
+    def __init__(self, name: str, rest: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.op = getattr(torch.ops.wrinklefree, name).default
+        self.rest = rest
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.op(x, *self.rest)
+
+
+def _assert_same(found: Any, expected: Any) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_compiles_into_one_graph(name: str) -> None:
+    for x, *rest in SAMPLES[name]:
+        torch.compiler.reset()
+        call = Call(name, tuple(rest))
+        compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+        _assert_same(compiled(x), call(x))
+
+
+# The packed bytes of one matrix have no batch.
+WITHOUT_BATCH = ("unpack_ternary",)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_exports_with_a_dynamic_batch(name: str) -> None:
+    for x, *rest in SAMPLES[name]:
+        call, x = Call(name, tuple(rest)), x.detach()
+        has_batch = x.dim() > 1 and x.shape[0] > 1 and name not in WITHOUT_BATCH
+        shapes = {"x": {0: torch.export.Dim("batch", min=1, max=64)} if has_batch else None}
+        program = torch.export.export(call, (x,), dynamic_shapes=shapes)
+        assert f"wrinklefree.{name}" in program.graph_module.code
+        for repeats in (1, 4) if has_batch else (1,):
+            batch = x.repeat(repeats, *[1] * (x.dim() - 1))
+            _assert_same(program.module()(batch), call(batch))
