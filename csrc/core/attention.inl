@@ -76,12 +76,6 @@ struct SoftmaxState {
 
 // Turns the scores p of the first `count` positions into weights p; the others weigh 0.
 inline void weigh_tile(float* p, std::int64_t count, bool is_first, SoftmaxState& state) {
-  const auto sum = [&] {
-    return lane_sum(add(add(load(p), load(p + 8)), add(load(p + 16), load(p + 24))));
-  };
-  for (std::int64_t j = count; j < kKvPage; ++j) p[j] = 0;
-  // A maximum and an exponential may lose a NaN; the sum does not: 0 if all is well, else NaN.
-  const float poison = sum() * 0.0f;
   for (std::int64_t j = count; j < kKvPage; ++j) p[j] = -__builtin_inff();
   const F8 largest = max(max(load(p), load(p + 8)), max(load(p + 16), load(p + 24)));
   const float tile_most = lane_max(largest);
@@ -91,7 +85,8 @@ inline void weigh_tile(float* p, std::int64_t count, bool is_first, SoftmaxState
     store(p + 8 * r, exponential(sub(load(p + 8 * r), splat(most))));
   }
   for (std::int64_t j = count; j < kKvPage; ++j) p[j] = 0;
-  state.total = state.total * state.keep + (sum() + poison);
+  const F8 sum = add(add(load(p), load(p + 8)), add(load(p + 16), load(p + 24)));
+  state.total = state.total * state.keep + lane_sum(sum);
   state.most = most;
 }
 

@@ -58,8 +58,8 @@ inline void load_and_step(const std::string& path, std::size_t variant) {
     const auto wanted = is_screened ? engine::LogitsWanted::none : engine::LogitsWanted::last;
     const engine::StepItem item{sequence.get(), tokens, &sampler, wanted};
     const auto outputs = model.step({&item, 1}, [] {});
-    require(outputs[0].sampled.token >= 0 && outputs[0].sampled.token < config.vocab,
-            "a sampled token outside the vocabulary");
+    const std::int32_t token = outputs[0].sampled.at(0).token;
+    require(token >= 0 && token < config.vocab, "a sampled token outside the vocabulary");
   });
 }
 
