@@ -28,7 +28,8 @@ function(wf_add_isas core)
     wf_add_isa(${core} avx2 WF_HAVE_AVX2 -mavx2 -mfma -mf16c -mbmi2)
     # gcc 12 warns about the undefined operands inside its own AVX-512 intrinsics (gcc bug 105593).
     set(avx512vnni -mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl
-      -mavx512vnni -mprefer-vector-width=512 -Wno-maybe-uninitialized -Wno-uninitialized)
+      -mavx512vnni -mprefer-vector-width=512
+      $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized> -Wno-uninitialized)
     wf_add_isa(${core} avx512vnni WF_HAVE_AVX512VNNI ${avx512vnni})
     wf_add_isa(${core} avx512vbmi WF_HAVE_AVX512VNNI ${avx512vnni} -mavx512vbmi)
     check_cxx_compiler_flag(-mavxvnni WF_COMPILES_AVXVNNI)
