@@ -1,8 +1,9 @@
-"""python bench/peers.py [--layers 6] [--llama-bench PROGRAM ...]: the engine beside its peers.
+"""python bench/peers.py [--layers 6] [--llama-bench PROGRAM[=FILE] ...]: the engine and its peers.
 
 Writes a model with the layers of BitNet-b1.58-2B-4T, random ternary weights and 512 tokens (the
 body without its head) in TQ2_0 and in TQ1_0, and measures prefill and decode of the engine, of
-llama.cpp and of every llama-bench program given (ik_llama.cpp, bitnet.cpp) in turns on that file.
+llama.cpp and of every llama-bench program given (ik_llama.cpp, bitnet.cpp) in turns on that file,
+or, for a program with a type of its own, on a FILE of the same layers.
 `--layers 30` is the whole body: 0.6 GB on disk, and five times as long. The last line is one JSON
 object.
 """
@@ -35,20 +36,21 @@ TYPES = ["TQ2_0", "TQ1_0"]
 Result = dict[str, object]
 
 
-def make_runners(task: Task, programs: list[Path]) -> dict[str, Runner]:
+def make_runners(task: Task, programs: list[str]) -> dict[str, Runner]:
     """Those that can run the file, each after one warm-up; all must see the same model."""
     runners = {"engine": engine_runner(task), "llama.cpp": llama_cpp_runner(task)}
     first = {name: run().first_token for name, run in runners.items()}
     if len(set(first.values())) > 1:
         sys.exit(f"the first token differs: {first}")
-    for program in programs:
-        runner = llama_bench_runner(program, task)
+    for given in programs:
+        program, _, file = given.partition("=")
+        runner = llama_bench_runner(Path(program), task, Path(file) if file else None)
         try:
             runner()
         except (OSError, RuntimeError) as problem:
             print(f"left out: {problem}", file=sys.stderr)
         else:
-            runners[str(program)] = runner
+            runners[given] = runner
     return runners
 
 
@@ -78,7 +80,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32, help="tokens to decode")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--types", nargs="+", choices=TYPES, default=TYPES)
-    parser.add_argument("--llama-bench", type=Path, nargs="+", default=[], metavar="PROGRAM")
+    parser.add_argument("--llama-bench", nargs="+", default=[], metavar="PROGRAM[=FILE]")
     options = parser.parse_args()
     results: list[Result] = []
     print("tokens per second; ours / is how many times faster the engine is")

@@ -84,12 +84,13 @@ def llama_cpp_runner(task: Task) -> Runner:
     return run
 
 
-def llama_bench_runner(program: Path, task: Task) -> Runner:
+def llama_bench_runner(program: Path, task: Task, model: Path | None = None) -> Runner:
     """A llama-bench of llama.cpp or a fork: loads, warms up and runs once. It decodes from an empty
-    context, so it attends to less than the others do.
+    context, so it attends to less than the others do. `model`: a file of its own with the same
+    shape, in a type that only this program has.
     """
     options = {
-        "-m": task.path,
+        "-m": model or task.path,
         "-p": len(task.prompt),
         "-n": task.tokens,
         "-t": task.threads,
