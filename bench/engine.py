@@ -16,8 +16,8 @@ from pathlib import Path
 
 from problems import SMOLLM2
 from runners import Task, engine_runner, llama_cpp_runner, medians, random_prompt, take_turns
-from synthetic import write_model
 from wrinklefree import _engine
+from wrinklefree.bench.synthetic import write_model
 
 VOCAB = 49152
 

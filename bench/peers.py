@@ -28,8 +28,8 @@ from runners import (
     ratios,
     take_turns,
 )
-from synthetic import write_model
 from wrinklefree import _engine
+from wrinklefree.bench.synthetic import write_model
 
 VOCAB = 512
 TYPES = ["TQ2_0", "TQ1_0"]

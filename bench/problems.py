@@ -1,48 +1,11 @@
-"""Shapes of the linear layers of real models, for the benches and for tests/ops.
-
-N outputs, K inputs; `per_layer` matrices of that shape in each layer.
-"""
+"""The models whose linear layers the benches and tests/ops run on."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from wrinklefree.bench.shapes import BITNET, SMOLLM2, Linear, Model
 
+__all__ = ["BITNET", "LLAMA3", "MODELS", "QWEN3", "SMOLLM2", "Linear", "Model"]
 
-class Linear(NamedTuple):
-    name: str
-    n: int
-    k: int
-    per_layer: int
-
-
-class Model(NamedTuple):
-    name: str
-    layers: int
-    hidden: int
-    ffn: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-
-    @property
-    def linears(self) -> list[Linear]:
-        """The projections of one layer in the order in which a token meets them."""
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return [
-            Linear("q", q, self.hidden, 1),
-            Linear("k, v", kv, self.hidden, 2),
-            Linear("o", self.hidden, q, 1),
-            Linear("gate, up", self.ffn, self.hidden, 2),
-            Linear("down", self.hidden, self.ffn, 1),
-        ]
-
-    @property
-    def layer_weights(self) -> int:
-        return sum(linear.n * linear.k * linear.per_layer for linear in self.linears)
-
-
-SMOLLM2 = Model("SmolLM2-135M", 30, 576, 1536, 9, 3, 64)
-QWEN3 = Model("Qwen3-0.6B", 28, 1024, 3072, 16, 8, 128)
-LLAMA3 = Model("Llama-3.2-1B", 16, 2048, 8192, 32, 8, 64)
-BITNET = Model("BitNet-b1.58-2B-4T", 30, 2560, 6912, 20, 5, 128)
+QWEN3 = Model("Qwen3-0.6B", 28, 1024, 3072, 16, 8, 128, 151936)
+LLAMA3 = Model("Llama-3.2-1B", 16, 2048, 8192, 32, 8, 64, 128256)
 MODELS = [SMOLLM2, QWEN3, LLAMA3, BITNET]

@@ -5,8 +5,14 @@
 
 include(CheckCXXCompilerFlag)
 
-# -O3: the plain loops of the kernel sources are meant to be vectorised.
-set(WF_ISA_FLAGS -O3 -fno-exceptions -fno-rtti -fno-threadsafe-statics)
+# -O3: the plain loops of the kernel sources are meant to be vectorised. With a sanitizer's checks in
+# every lane gcc takes minutes for that, and the tests do not need it.
+set(WF_ISA_FLAGS -fno-exceptions -fno-rtti -fno-threadsafe-statics)
+if(WF_SANITIZE)
+  list(APPEND WF_ISA_FLAGS -O1)
+else()
+  list(APPEND WF_ISA_FLAGS -O3)
+endif()
 
 function(wf_add_isa core name macro)
   set(target wf_isa_${name})

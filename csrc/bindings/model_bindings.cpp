@@ -120,10 +120,14 @@ py::dict info(const PyModel& self) {
   int64_t ternary = 0;
   int64_t total = 0;
   int64_t bytes = 0;
+  int64_t ternary_bytes = 0;
   for (const Matrix* matrix : weights.matrices()) {
     const int64_t count = matrix->rows() * matrix->columns();
     total += count;
-    ternary += matrix->is_ternary() ? count : 0;
+    if (matrix->is_ternary()) {
+      ternary += count;
+      ternary_bytes += static_cast<int64_t>(matrix->bytes());
+    }
     bytes += static_cast<int64_t>(matrix->bytes());
   }
   py::dict info;
@@ -145,6 +149,7 @@ py::dict info(const PyModel& self) {
   info["ternary_parameters"] = ternary;
   info["total_parameters"] = total;
   info["weight_bytes"] = bytes;
+  info["ternary_weight_bytes"] = ternary_bytes;
   info["bits_per_weight"] = 8.0 * static_cast<double>(bytes) / static_cast<double>(total);
   info["kv_bytes_per_token"] = Sequence::bytes_per_token(config, self.model.kv_type());
   info["isa"] = self.model.kernels().isa;

@@ -3,6 +3,7 @@
 
 #include <array>
 
+#include "bandwidth.h"
 #include "bindings.h"
 #include "cpus.h"
 #include "dispatch.h"
@@ -56,6 +57,17 @@ PYBIND11_MODULE(_engine, module) {
   module.def("cpu_info", &cpu_info,
              "The instruction set that runs, those that could, and usable threads.\n\n"
              "Raises ModelError when WF_ISA names one that cannot run here.");
+  module.def(
+      "read_gbps",
+      [](int threads, size_t bytes) {
+        if (threads < 1 || threads > 512 || bytes < 1 << 20) {
+          throw ModelError("read_gbps wants 1 to 512 threads and at least 1 MiB");
+        }
+        py::gil_scoped_release release;
+        return read_gbps(threads, bytes);
+      },
+      py::arg("threads"), py::arg("nbytes"),
+      "Read bandwidth of memory, GB/s: best of five passes.");
   bind_gguf(module);
   bind_model(module);
 }

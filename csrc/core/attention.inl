@@ -7,7 +7,8 @@
 // order, so the result for a token does not depend on how its sequence was cut into chunks, who
 // else is in the batch, or which heads come in one call.
 //
-// Up to four heads at a time share every load of keys and values, and what it takes to widen them.
+// With vector registers up to four heads at a time share every load of keys and values, and what it
+// takes to widen them.
 // Roofline: keys and values are read once, 2 elements a position and dimension.
 
 template <KvType type>
@@ -168,10 +169,14 @@ inline void attend_all(const float* q, std::int64_t heads, const std::uint8_t* c
                               head_dim, scale, out + first * head_dim);
   };
   std::int64_t h = 0;
-  for (; h + 4 <= heads; h += 4) attend.template operator()<4>(h);
-  if (heads - h == 3) attend.template operator()<3>(h);
-  if (heads - h == 2) attend.template operator()<2>(h);
-  if (heads - h == 1) attend.template operator()<1>(h);
+  if constexpr (kSharedHeads == 4) {
+    for (; h + 4 <= heads; h += 4) attend.template operator()<4>(h);
+    if (heads - h == 3) attend.template operator()<3>(h);
+    if (heads - h == 2) attend.template operator()<2>(h);
+    if (heads - h == 1) attend.template operator()<1>(h);
+  } else {
+    for (; h < heads; ++h) attend.template operator()<1>(h);
+  }
 }
 
 void attention(const float* q, std::int64_t heads, const std::uint8_t* const* pages, KvType type,

@@ -3,6 +3,8 @@ struct F8 {
   __m256 v;
 };
 
+constexpr int kSharedHeads = 4;  // 1 or 4: heads that attention computes together
+
 inline F8 splat(float x) { return {_mm256_set1_ps(x)}; }
 inline F8 load(const float* p) { return {_mm256_loadu_ps(p)}; }
 inline void store(float* p, F8 a) { _mm256_storeu_ps(p, a.v); }

@@ -3,6 +3,8 @@ struct F8 {
   float v[8];
 };
 
+constexpr int kSharedHeads = 1;  // 1 or 4: heads that attention computes together
+
 template <typename Operation>
 inline F8 each(F8 a, F8 b, Operation operation) {
   F8 out;

@@ -10,6 +10,7 @@ from wrinklefree.cli.command import Group, verbose_option, version_option
 
 # verb -> (module, attribute)
 VERBS = {
+    "bench": ("wrinklefree.cli.bench", "bench"),
     "doctor": ("wrinklefree.cli.doctor", "doctor"),
 }
 # The list is short on purpose: training, serving and evaluation here are wf-train, wf-serve and

@@ -1,0 +1,1 @@
+"""Speed of the engine: shapes of real models, synthetic files of them, and one measured run."""
