@@ -1,7 +1,9 @@
 // Query heads against the keys and values of their sequence, softmax computed on the way.
 //
 //   scores of a tile of 32 positions -> running maximum m -> p = e^(score - m)
-//   out = out * e^(m_before - m) + sum p * value;   at the end out / sum of p
+//   out = out * e^(m_before - m) + sum p * value
+//
+// Who calls it divides by the sum of p, once what all positions give is together.
 //
 // Tiles are the pages of the cache, at absolute positions 0, 32, 64, ..., and every sum has a fixed
 // order, so the result for a token does not depend on how its sequence was cut into chunks, who
@@ -68,11 +70,9 @@ inline void score_tile(const float* q, const std::uint8_t* keys, std::int64_t he
   }
 }
 
-// Where the softmax of a head stands.
-struct SoftmaxState {
-  float most = -__builtin_inff();
-  float total = 0;
-  float keep = 0;  // what the outputs so far are multiplied by in this tile
+// Where the softmax of a head stands, and what its outputs so far are multiplied by in this tile.
+struct SoftmaxState : SoftmaxPart {
+  float keep = 0;
 };
 
 // Turns the scores p of the first `count` positions into weights p; the others weigh 0.
@@ -118,18 +118,19 @@ inline void add_values(const float* p, const std::uint8_t* values, std::int64_t 
 
 template <KvType type, int Heads>
 inline void attend_heads(const float* q, const std::uint8_t* const* pages, std::int64_t key_offset,
-                         std::int64_t value_offset, std::int64_t positions, std::int64_t head_dim,
-                         float scale, float* out) {
+                         std::int64_t value_offset, std::int64_t begin, std::int64_t end,
+                         std::int64_t head_dim, float scale, float* out, SoftmaxPart* parts) {
   using Kv = KvElements<type>;
-  SoftmaxState states[Heads];
+  SoftmaxState states[Heads] = {};
+  for (SoftmaxState& state : states) state.most = -__builtin_inff();
   for (std::int64_t i = 0; i < Heads * head_dim; ++i) out[i] = 0;
-  for (std::int64_t first = 0; first < positions; first += kKvPage) {
-    const std::int64_t count = positions - first < kKvPage ? positions - first : kKvPage;
+  for (std::int64_t first = begin; first < end; first += kKvPage) {
+    const std::int64_t count = end - first < kKvPage ? end - first : kKvPage;
     const std::uint8_t* keys = pages[first / kKvPage] + key_offset;
     const std::uint8_t* values = pages[first / kKvPage] + value_offset;
     float p[Heads * kKvPage];
     score_tile<type, Heads>(q, keys, head_dim, scale, p);
-    for (int h = 0; h < Heads; ++h) weigh_tile(p + h * kKvPage, count, first == 0, states[h]);
+    for (int h = 0; h < Heads; ++h) weigh_tile(p + h * kKvPage, count, first == begin, states[h]);
     if constexpr (type == KvType::int8) {
       const float* value_scales = reinterpret_cast<const float*>(values + head_dim * kKvPage);
       for (int h = 0; h < Heads; ++h) {
@@ -154,19 +155,17 @@ inline void attend_heads(const float* q, const std::uint8_t* const* pages, std::
       }
     }
   }
-  for (int h = 0; h < Heads; ++h) {
-    const float inverse = 1.0f / states[h].total;
-    for (std::int64_t i = 0; i < head_dim; ++i) out[h * head_dim + i] *= inverse;
-  }
+  for (int h = 0; h < Heads; ++h) parts[h] = states[h];
 }
 
 template <KvType type>
 inline void attend_all(const float* q, std::int64_t heads, const std::uint8_t* const* pages,
-                       std::int64_t key_offset, std::int64_t value_offset, std::int64_t positions,
-                       std::int64_t head_dim, float scale, float* out) {
+                       std::int64_t key_offset, std::int64_t value_offset, std::int64_t begin,
+                       std::int64_t end, std::int64_t head_dim, float scale, float* out,
+                       SoftmaxPart* parts) {
   const auto attend = [&]<int Heads>(std::int64_t first) {
-    attend_heads<type, Heads>(q + first * head_dim, pages, key_offset, value_offset, positions,
-                              head_dim, scale, out + first * head_dim);
+    attend_heads<type, Heads>(q + first * head_dim, pages, key_offset, value_offset, begin, end,
+                              head_dim, scale, out + first * head_dim, parts + first);
   };
   std::int64_t h = 0;
   if constexpr (kSharedHeads == 4) {
@@ -180,13 +179,14 @@ inline void attend_all(const float* q, std::int64_t heads, const std::uint8_t* c
 }
 
 void attention(const float* q, std::int64_t heads, const std::uint8_t* const* pages, KvType type,
-               std::int64_t key_offset, std::int64_t value_offset, std::int64_t positions,
-               std::int64_t head_dim, float scale, float* out) noexcept {
+               std::int64_t key_offset, std::int64_t value_offset, std::int64_t begin,
+               std::int64_t end, std::int64_t head_dim, float scale, float* out,
+               SoftmaxPart* parts) noexcept {
   const auto attend = type == KvType::f32    ? attend_all<KvType::f32>
                       : type == KvType::f16  ? attend_all<KvType::f16>
                       : type == KvType::bf16 ? attend_all<KvType::bf16>
                                              : attend_all<KvType::int8>;
-  attend(q, heads, pages, key_offset, value_offset, positions, head_dim, scale, out);
+  attend(q, heads, pages, key_offset, value_offset, begin, end, head_dim, scale, out, parts);
 }
 
 // Eight elements in the type of the cache; `inverse` is 127 / absmax for int8.

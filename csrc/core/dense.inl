@@ -1,4 +1,4 @@
-// y = x . w^T for dense weights (float32, float16, bfloat16, Q8_0) and float32 activations.
+// y = x . w^T for dense weights (float32, float16, bfloat16, Q8_0, Q6_K) and float32 activations.
 //
 // One output is two chains of fused multiply-adds over eight lanes, in column order, then their
 // sum, then the columns past the last eight: so neither the tile an output falls in nor the number
@@ -7,7 +7,8 @@
 // stream. Tried and lost on Zen 1: 8 x 1 without two chains, 1.7 times slower for Q8_0 rows of 576,
 // whose eight short streams the hardware prefetcher does not follow.
 //
-// Roofline: one row is memory-bound at 4, 2 or 1.06 bytes a weight.
+// Roofline: one row is memory-bound at 4 or 2 bytes a weight; at 1.06 (Q8_0) or 0.82 (Q6_K) the
+// conversions weigh as much.
 
 template <DenseType type>
 struct DenseRow;
@@ -73,29 +74,61 @@ inline void dense_tile(const float* x, std::int64_t x_stride, const std::uint8_t
   }
 }
 
-// Q8_0: blocks of 32 weights in 34 bytes, a float16 scale and 32 int8. The products of a block are
-// summed before its scale is applied.
-template <int N, int R>
-inline void q8_0_tile(const float* x, std::int64_t x_stride, const std::uint8_t* w,
-                      std::int64_t w_stride, std::int64_t k, float* y, std::int64_t y_stride) {
+// Q8_0 and Q6_K: codes of 32 weights at a time, whose products are summed before a scale is
+// applied: one scale for all in Q8_0, one for each half in Q6_K.
+template <DenseType type>
+struct CodedRow;
+
+template <>
+struct CodedRow<DenseType::q8_0> {
+  static constexpr int kScales = 1;
+  const std::uint8_t* codes;
+  F8 scales[kScales];
+
+  CodedRow(const std::uint8_t* row, std::int64_t column) {
+    const std::uint8_t* block = row + column / q8_0::kBlock * q8_0::kBlockBytes;
+    codes = block + q8_0::kCodes;
+    scales[0] = splat_f16(block);
+  }
+};
+
+template <>
+struct CodedRow<DenseType::q6_k> {
+  static constexpr int kScales = 2;
+  std::uint8_t codes[q6_k::kPart];
+  F8 scales[kScales];
+
+  CodedRow(const std::uint8_t* row, std::int64_t column) {
+    const std::uint8_t* block = row + column / q6_k::kBlock * q6_k::kBlockBytes;
+    const std::int64_t part = column % q6_k::kBlock / q6_k::kPart;
+    q6_k::unpack_part(block, part, reinterpret_cast<std::int8_t*>(codes));
+    for (int i = 0; i < kScales; ++i) scales[i] = splat(q6_k::factor(block, part, i));
+  }
+};
+
+template <DenseType type, int N, int R>
+inline void coded_tile(const float* x, std::int64_t x_stride, const std::uint8_t* w,
+                       std::int64_t w_stride, std::int64_t k, float* y, std::int64_t y_stride) {
+  using Row = CodedRow<type>;
   F8 acc[N][R];
   for (auto& row : acc) {
     for (F8& a : row) a = splat(0);
   }
-  for (std::int64_t b = 0; b < k / 32; ++b) {
+  for (std::int64_t b = 0; b < k; b += 32) {
     for (int n = 0; n < N; ++n) {
-      const std::uint8_t* block = w + n * w_stride + b * 34;
-      const F8 scale = splat_f16(block);
-      F8 sum[R];
-      for (F8& s : sum) s = splat(0);
-      for (int part = 0; part < 4; ++part) {
-        const F8 weights = load_s8(block + 2 + 8 * part);
-        for (int r = 0; r < R; ++r) {
-          const F8 input = load(x + r * x_stride + b * 32 + 8 * part);
-          sum[r] = mul_add(input, weights, sum[r]);
+      const Row row(w + n * w_stride, b);
+      for (int s = 0; s < Row::kScales; ++s) {
+        constexpr int kSteps = 4 / Row::kScales;
+        F8 sum[R];
+        for (F8& one : sum) one = splat(0);
+        for (int i = s * kSteps; i < (s + 1) * kSteps; ++i) {
+          const F8 weights = load_s8(row.codes + 8 * i);
+          for (int r = 0; r < R; ++r) {
+            sum[r] = mul_add(load(x + r * x_stride + b + 8 * i), weights, sum[r]);
+          }
         }
+        for (int r = 0; r < R; ++r) acc[n][r] = mul_add(row.scales[s], sum[r], acc[n][r]);
       }
-      for (int r = 0; r < R; ++r) acc[n][r] = mul_add(scale, sum[r], acc[n][r]);
     }
   }
   for (int n = 0; n < N; ++n) {
@@ -106,8 +139,8 @@ inline void q8_0_tile(const float* x, std::int64_t x_stride, const std::uint8_t*
 template <DenseType type, int N, int R>
 inline void any_tile(const float* x, std::int64_t x_stride, const std::uint8_t* w,
                      std::int64_t w_stride, std::int64_t k, float* y, std::int64_t y_stride) {
-  if constexpr (type == DenseType::q8_0) {
-    q8_0_tile<N, R>(x, x_stride, w, w_stride, k, y, y_stride);
+  if constexpr (type == DenseType::q8_0 || type == DenseType::q6_k) {
+    coded_tile<type, N, R>(x, x_stride, w, w_stride, k, y, y_stride);
   } else {
     dense_tile<type, N, R>(x, x_stride, w, w_stride, k, y, y_stride);
   }
@@ -154,7 +187,11 @@ void gemm_f32_dense(const float* x, std::int64_t x_stride, std::int64_t rows, co
       dense_range<DenseType::bf16>(x, x_stride, rows, w, 2 * k, k, n_begin, n_end, y, y_stride);
       break;
     case DenseType::q8_0:
-      dense_range<DenseType::q8_0>(x, x_stride, rows, w, k / 32 * 34, k, n_begin, n_end, y,
+      dense_range<DenseType::q8_0>(x, x_stride, rows, w, q8_0::row_bytes(k), k, n_begin, n_end, y,
+                                   y_stride);
+      break;
+    case DenseType::q6_k:
+      dense_range<DenseType::q6_k>(x, x_stride, rows, w, q6_k::row_bytes(k), k, n_begin, n_end, y,
                                    y_stride);
       break;
   }

@@ -13,7 +13,7 @@
 namespace wf {
 
 // Element types of a dense (unquantized) weight matrix.
-enum class DenseType : std::uint8_t { f32, f16, bf16, q8_0 };
+enum class DenseType : std::uint8_t { f32, f16, bf16, q8_0, q6_k };
 
 // Element types of what is trained.
 enum class TrainType : std::uint8_t { f32, bf16 };
@@ -28,6 +28,12 @@ enum class Gate : std::uint8_t { silu, relu2 };
 // kernel; layout/kv.h.
 enum class KvType : std::uint8_t { f32, f16, bf16, int8 };
 constexpr std::int64_t kKvPage = 32;
+
+// Of the softmax over some positions: the largest score, and the sum of e^(score - most).
+struct SoftmaxPart {
+  float most;
+  float total;
+};
 
 // Stride in bytes of one int8 activation row: whole blocks of every layout, then whole cache lines,
 // so that kernels may read 64 at once.
@@ -114,7 +120,7 @@ struct KernelTable {
                          float lambda, bool around_cache, void* out) noexcept;
 
   // y[r, j] = sum over k of x[r, k] * w[j, k] for n_begin <= j < n_end, for dense rows of `type`
-  // one after the other (Q8_0 as in GGUF: k is a multiple of 32). In float32, the same bits for any
+  // one after the other (Q8_0 and Q6_K as in GGUF: k is a multiple of their block). In float32, the same bits for any
   // number of rows and any range; they differ between instruction sets. So do those of all kernels
   // below.
   void (*gemm_f32_dense)(const float* x, std::int64_t x_stride, std::int64_t rows, const void* w,
@@ -143,13 +149,15 @@ struct KernelTable {
   // `keys` and `values` point at. What float16 cannot hold becomes infinite.
   void (*store_kv)(const float* key, const float* value, KvType type, std::int64_t head_dim,
                    std::int64_t position, std::uint8_t* keys, std::uint8_t* values) noexcept;
-  // out = softmax(scale * q . keys^T) . values for query heads that share keys and values; q and
-  // out are [heads, head_dim]. Position t >= 0 of the sequence lies in page t / kKvPage, in the
-  // blocks at `key_offset` and `value_offset` of it. positions >= 1.
+  // What the positions begin <= t < end add to softmax(scale * q . keys^T) . values, for query heads
+  // that share keys and values; q and out are [heads, head_dim], parts is [heads]. With m the
+  // largest score and p = e^(score - m): out = sum of p * value, and m and the sum of p are the
+  // part. Position t of the sequence lies in page t / kKvPage, in the blocks at `key_offset` and
+  // `value_offset` of it. begin is a multiple of kKvPage, begin < end.
   void (*attention)(const float* q, std::int64_t heads, const std::uint8_t* const* pages,
                     KvType type, std::int64_t key_offset, std::int64_t value_offset,
-                    std::int64_t positions, std::int64_t head_dim, float scale,
-                    float* out) noexcept;
+                    std::int64_t begin, std::int64_t end, std::int64_t head_dim, float scale,
+                    float* out, SoftmaxPart* parts) noexcept;
   // log(sum of e^x), n >= 1.
   float (*log_sum_exp)(const float* x, std::int64_t n) noexcept;
 };

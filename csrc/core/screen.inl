@@ -6,31 +6,26 @@
 // squares that underflow.
 template <DenseType type>
 inline RowScreen screen_dense_row(const std::uint8_t* row, std::int64_t k, std::int8_t* codes) {
-  const auto value = [&](std::int64_t i) {
-    if constexpr (type == DenseType::q8_0) {
-      const std::uint8_t* block = row + i / 32 * 34;
-      return half::f16_to_f32(half::load_u16(block)) *
-             static_cast<float>(static_cast<std::int8_t>(block[2 + i % 32]));
-    } else {
-      return DenseRow<type>::load1(row + i * DenseRow<type>::kBytes);
-    }
-  };
-  const auto lanes = [&](std::int64_t i) {
-    if constexpr (type == DenseType::q8_0) {
-      const std::uint8_t* block = row + i / 32 * 34;
-      return mul(splat_f16(block), load_s8(block + 2 + i % 32));
-    } else {
-      return DenseRow<type>::load8(row + i * DenseRow<type>::kBytes);
-    }
-  };
   // Blocks of 32 values: in float32 first, as the type may need more work than the rest.
   constexpr std::int64_t kStep = 32;
   float v[kStep];
   const auto read = [&](std::int64_t i, std::int64_t count) {
-    if (count == kStep) {
-      for (std::int64_t j = 0; j < kStep; j += 8) store(v + j, lanes(i + j));
+    if constexpr (type == DenseType::q6_k) {
+      q6_k::weights(row, i, v);
+    } else if constexpr (type == DenseType::q8_0) {
+      const std::uint8_t* block = row + i / q8_0::kBlock * q8_0::kBlockBytes;
+      for (std::int64_t j = 0; j < kStep; j += 8) {
+        store(v + j, mul(splat_f16(block), load_s8(block + q8_0::kCodes + j)));
+      }
     } else {
-      for (std::int64_t j = 0; j < count; ++j) v[j] = value(i + j);
+      using Row = DenseRow<type>;
+      const std::uint8_t* from = row + i * Row::kBytes;
+      if (count == kStep) {
+        for (std::int64_t j = 0; j < kStep; j += 8)
+          store(v + j, Row::load8(from + j * Row::kBytes));
+      } else {
+        for (std::int64_t j = 0; j < count; ++j) v[j] = Row::load1(from + j * Row::kBytes);
+      }
     }
   };
   std::uint32_t most = 0;
@@ -84,6 +79,8 @@ RowScreen screen_row(const void* row, DenseType type, std::int64_t k, std::int8_
       return screen_dense_row<DenseType::bf16>(bytes, k, codes);
     case DenseType::q8_0:
       return screen_dense_row<DenseType::q8_0>(bytes, k, codes);
+    case DenseType::q6_k:
+      return screen_dense_row<DenseType::q6_k>(bytes, k, codes);
   }
   __builtin_unreachable();
 }

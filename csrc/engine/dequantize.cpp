@@ -4,6 +4,8 @@
 #include <cstring>
 
 #include "layout/half.h"
+#include "layout/q6_k.h"
+#include "layout/q8_0.h"
 #include "layout/tq1_0.h"
 #include "layout/tq2_0.h"
 
@@ -16,15 +18,6 @@ float load_half(const uint8_t* at) { return half::f16_to_f32(half::load_u16(at))
 // Bit 4 of weight i of a Q5 block.
 int fifth_bit(const uint8_t* high, int i) { return (high[i / 8] >> (i % 8) & 1) << 4; }
 
-bool q4_0_block(const uint8_t* block, float* out) {
-  const float d = load_half(block);
-  for (int i = 0; i < 16; ++i) {
-    out[i] = d * static_cast<float>((block[2 + i] & 15) - 8);
-    out[16 + i] = d * static_cast<float>((block[2 + i] >> 4) - 8);
-  }
-  return std::isfinite(d);
-}
-
 bool q4_1_block(const uint8_t* block, float* out) {
   const float d = load_half(block);
   const float least = load_half(block + 2);
@@ -33,16 +26,6 @@ bool q4_1_block(const uint8_t* block, float* out) {
     out[16 + i] = d * static_cast<float>(block[4 + i] >> 4) + least;
   }
   return std::isfinite(d) && std::isfinite(least);
-}
-
-bool q5_0_block(const uint8_t* block, float* out) {
-  const float d = load_half(block);
-  const uint8_t* low = block + 6;
-  for (int i = 0; i < 16; ++i) {
-    out[i] = d * static_cast<float>(((low[i] & 15) | fifth_bit(block + 2, i)) - 16);
-    out[16 + i] = d * static_cast<float>(((low[i] >> 4) | fifth_bit(block + 2, 16 + i)) - 16);
-  }
-  return std::isfinite(d);
 }
 
 bool q5_1_block(const uint8_t* block, float* out) {
@@ -57,26 +40,33 @@ bool q5_1_block(const uint8_t* block, float* out) {
 }
 
 bool q8_0_block(const uint8_t* block, float* out) {
-  const float d = load_half(block);
-  for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(static_cast<int8_t>(block[2 + i]));
-  return std::isfinite(d);
+  for (int64_t i = 0; i < q8_0::kBlock; ++i) out[i] = q8_0::weight(block, i);
+  return std::isfinite(q8_0::scale(block));
 }
 
-// 128 bytes of low nibbles, 64 of high bit pairs, 16 int8 scales, one float16 scale.
-bool q6_k_block(const uint8_t* block, float* out) {
-  const float d = load_half(block + 208);
-  for (int half_block = 0; half_block < 2; ++half_block) {
-    const uint8_t* low = block + 64 * half_block;
-    const uint8_t* high = block + 128 + 32 * half_block;
-    const uint8_t* scales = block + 192 + 8 * half_block;
-    for (int i = 0; i < 128; ++i) {
-      const int nibble = low[i % 64] >> (i / 64 * 4) & 15;
-      const int top = high[i % 32] >> (i / 32 * 2) & 3;
-      const auto scale = static_cast<float>(static_cast<int8_t>(scales[i / 16]));
-      out[128 * half_block + i] = d * scale * static_cast<float>((nibble | top << 4) - 32);
-    }
+// Blocks of Q4_0 and Q5_0 as Q8_0: the same scale, the same codes in bytes.
+void widen_q4_0(const uint8_t* block, uint8_t* wide) {
+  std::memcpy(wide, block, 2);
+  for (int i = 0; i < 16; ++i) {
+    wide[q8_0::kCodes + i] = static_cast<uint8_t>((block[2 + i] & 15) - 8);
+    wide[q8_0::kCodes + 16 + i] = static_cast<uint8_t>((block[2 + i] >> 4) - 8);
   }
-  return std::isfinite(d);
+}
+
+void widen_q5_0(const uint8_t* block, uint8_t* wide) {
+  const uint8_t* low = block + 6;
+  std::memcpy(wide, block, 2);
+  for (int i = 0; i < 16; ++i) {
+    const int first = (low[i] & 15) | fifth_bit(block + 2, i);
+    const int second = (low[i] >> 4) | fifth_bit(block + 2, 16 + i);
+    wide[q8_0::kCodes + i] = static_cast<uint8_t>(first - 16);
+    wide[q8_0::kCodes + 16 + i] = static_cast<uint8_t>(second - 16);
+  }
+}
+
+bool q6_k_block(const uint8_t* block, float* out) {
+  for (int64_t i = 0; i < q6_k::kBlock; i += q6_k::kPart) q6_k::weights(block, i, out + i);
+  return std::isfinite(load_half(block + 208));
 }
 
 // The codes by the layout's own rules (which also knows the bit fields), the scale by hand: here it
@@ -92,13 +82,16 @@ bool ternary_block(const uint8_t* block, int64_t scale_at, Unpack unpack, float*
 }
 
 bool dequantize_block(GgufType type, const uint8_t* block, float* out) {
+  uint8_t wide[q8_0::kBlockBytes];
   switch (type) {
     case GgufType::q4_0:
-      return q4_0_block(block, out);
+      widen_q4_0(block, wide);
+      return q8_0_block(wide, out);
+    case GgufType::q5_0:
+      widen_q5_0(block, wide);
+      return q8_0_block(wide, out);
     case GgufType::q4_1:
       return q4_1_block(block, out);
-    case GgufType::q5_0:
-      return q5_0_block(block, out);
     case GgufType::q5_1:
       return q5_1_block(block, out);
     case GgufType::q8_0:
@@ -154,6 +147,20 @@ bool dequantize(GgufType type, const uint8_t* packed, int64_t columns, float* ou
   const GgufTypeInfo* info = find_gguf_type(static_cast<uint32_t>(type));
   for (int64_t i = 0; i < columns; i += info->block_weights, packed += info->block_bytes) {
     if (!dequantize_block(type, packed, out + i)) return false;
+  }
+  return true;
+}
+
+bool can_widen_to_q8_0(GgufType type) { return type == GgufType::q4_0 || type == GgufType::q5_0; }
+
+bool widen_to_q8_0(GgufType type, const uint8_t* packed, int64_t columns, uint8_t* out) {
+  const GgufTypeInfo* info = find_gguf_type(static_cast<uint32_t>(type));
+  const auto widen = type == GgufType::q4_0 ? widen_q4_0 : widen_q5_0;
+  for (int64_t i = 0; i < columns; i += q8_0::kBlock) {
+    widen(packed, out);
+    if (!std::isfinite(q8_0::scale(out))) return false;
+    packed += info->block_bytes;
+    out += q8_0::kBlockBytes;
   }
   return true;
 }

@@ -13,7 +13,8 @@ Forward::Forward(const ModelConfig& config, const Weights& weights, const Kernel
       weights_(weights),
       kernels_(kernels),
       pool_(pool),
-      head_(weights.head(), kernels, pool, is_head_screened) {
+      head_(weights.head(), kernels, pool, is_head_screened),
+      attention_(config, kernels, pool) {
   const auto floats = [](int64_t width) {
     return std::vector<float>(static_cast<size_t>(kMaxRows * width));
   };
@@ -39,15 +40,9 @@ Forward::Inputs::Inputs(int64_t rows, int64_t widest)
       scales(static_cast<size_t>(rows)),
       sums(static_cast<size_t>(rows)) {}
 
-Forward::Range Forward::share(int64_t count, int64_t unit, int thread) const {
-  const int64_t units = (count + unit - 1) / unit;
-  const int64_t threads = pool_.size();
-  return {std::min(count, units * thread / threads * unit),
-          std::min(count, units * (thread + 1) / threads * unit)};
-}
-
 void Forward::run(std::span<const TokenRow> rows, LogitsSink& sink) {
   rows_ = rows;
+  attention_.plan(rows);
   pool_.run([&](int thread) {
     embed(thread);
     for (int64_t i = 0; i < config_.layers; ++i) layer(i, thread);
@@ -59,6 +54,7 @@ LayerTrace Forward::trace_layer(int64_t index, std::span<const TokenRow> rows, c
   LayerTrace trace;
   rows_ = rows;
   trace_ = &trace;
+  attention_.plan(rows);
   pool_.run([&](int thread) {
     embed(thread);
     if (thread == 0) std::copy_n(input, num_rows() * config_.hidden, hidden_.begin());
@@ -100,7 +96,7 @@ void Forward::layer(int64_t index, int thread) {
   keep_floats("v", thread, v_.data(), config_.kv_width());
   pool_.barrier();
   place_heads(layer, index, thread);
-  attend(index, thread);
+  attention_.run(index, q_.data(), attended_.data(), thread);
   keep_floats("attended", thread, attended, config_.q_width());
   norm_rows(layer.attn_sub_norm, config_.subln_eps, attended, config_.q_width(), {&layer.o},
             thread);
@@ -221,25 +217,6 @@ void Forward::place_heads(const LayerWeights& layer, int64_t index, int thread) 
     kernels_.store_kv(head, v_.data() + r * config_.kv_width() + kv_head * d, sequence.type(), d,
                       row.position % kKvPage, page + sequence.key_offset(index, kv_head),
                       page + sequence.value_offset(index, kv_head));
-  }
-  pool_.barrier();
-}
-
-void Forward::attend(int64_t index, int thread) {
-  const int64_t d = config_.head_dim;
-  const int64_t group = config_.heads / config_.kv_heads;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
-  const Range range = share(num_rows() * config_.heads, 1, thread);
-  for (int64_t i = range.begin; i < range.end;) {
-    const TokenRow& row = rows_[static_cast<size_t>(i / config_.heads)];
-    const Sequence& sequence = *row.sequence;
-    const int64_t kv_head = i % config_.heads / group;
-    // The heads of this range that share keys and values.
-    const int64_t count = std::min(range.end - i, group - i % group);
-    kernels_.attention(q_.data() + i * d, count, sequence.pages(), sequence.type(),
-                       sequence.key_offset(index, kv_head), sequence.value_offset(index, kv_head),
-                       row.position + 1, d, scale, attended_.data() + i * d);
-    i += count;
   }
   pool_.barrier();
 }

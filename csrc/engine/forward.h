@@ -12,22 +12,15 @@
 #include <string>
 #include <vector>
 
+#include "attention.h"
 #include "config.h"
 #include "head.h"
 #include "kernels.h"
-#include "sequence.h"
 #include "thread_pool.h"
+#include "token_row.h"
 #include "weights.h"
 
 namespace wf::engine {
-
-// One token of the batch.
-struct TokenRow {
-  Sequence* sequence = nullptr;
-  int64_t position = 0;
-  int32_t token = 0;
-  int32_t output = -1;  // handed to LogitsSink; -1 when nobody wants this row's logits
-};
 
 // Takes the logits of one row: all of them, or the likely ones when that is all it needs. One of
 // both takes once per wanted row; rows of one group on one thread of the pool, in order.
@@ -64,12 +57,9 @@ class Forward {
   LayerTrace trace_layer(int64_t index, std::span<const TokenRow> rows, const float* input);
 
  private:
-  struct Range {
-    int64_t begin;
-    int64_t end;
-  };
-  // This thread's part of `count`, in whole multiples of `unit` except at the end.
-  Range share(int64_t count, int64_t unit, int thread) const;
+  Range share(int64_t count, int64_t unit, int thread) const {
+    return pool_.share(count, unit, thread);
+  }
   int64_t num_rows() const { return static_cast<int64_t>(rows_.size()); }
 
   void embed(int thread);
@@ -80,7 +70,6 @@ class Forward {
   void project_heads(const LayerWeights& layer, int thread);
   void place_heads(const LayerWeights& layer, int64_t index, int thread);
   void rotate(float* head, int64_t row) const;
-  void attend(int64_t index, int thread);
   void gate_up(const LayerWeights& layer, int thread);
   void add_product(const Matrix& matrix, int thread);
   void predict(LogitsSink& sink, int thread);
@@ -93,6 +82,7 @@ class Forward {
   const KernelTable& kernels_;
   ThreadPool& pool_;
   Head head_;
+  Attention attention_;
 
   std::span<const TokenRow> rows_;
   LayerTrace* trace_ = nullptr;

@@ -41,12 +41,10 @@ void Head::fill_screen() {
   for (std::vector<float>* values : {&scales_, &norms_, &errors_}) {
     values->resize(static_cast<size_t>(vocab));
   }
-  const int64_t panels = i8::panels(vocab);
   pool_.run([&](int thread) {
     std::vector<int8_t> codes(static_cast<size_t>(i8::kRows * hidden));
-    for (int64_t p = panels * thread / pool_.size(); p < panels * (thread + 1) / pool_.size();
-         ++p) {
-      const int64_t first = p * i8::kRows;
+    const auto [begin, end] = pool_.share(vocab, i8::kRows, thread);
+    for (int64_t first = begin; first < end; first += i8::kRows) {
       const int64_t count = std::min(i8::kRows, vocab - first);
       for (int64_t r = 0; r < count; ++r) {
         const RowScreen row = kernels_.screen_row(matrix_.row(first + r), matrix_.type(), hidden,
@@ -57,7 +55,7 @@ void Head::fill_screen() {
         errors_[at] = row.error;
       }
       i8::pack_panel(codes.data(), count, hidden,
-                     screen_.as<int8_t>() + p * i8::panel_bytes(hidden));
+                     screen_.as<int8_t>() + first / i8::kRows * i8::panel_bytes(hidden));
     }
   });
 }
@@ -101,9 +99,7 @@ void Head::prepare(int64_t index, const HeadNeed& need) {
 
 void Head::compute(int64_t rows, int thread) {
   const int64_t vocab = matrix_.rows();
-  const int64_t panels = i8::panels(vocab);
-  const int64_t begin = std::min(vocab, panels * thread / pool_.size() * i8::kRows);
-  const int64_t end = std::min(vocab, panels * (thread + 1) / pool_.size() * i8::kRows);
+  const auto [begin, end] = pool_.share(vocab, i8::kRows, thread);
   bool any_screened = false;
   for (int64_t first = 0, next = 0; first < rows; first = next) {
     // Neighbours that are computed alike share one pass.

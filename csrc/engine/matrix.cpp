@@ -3,15 +3,12 @@
 #include <cstring>
 
 #include "layout/half.h"
+#include "layout/q6_k.h"
+#include "layout/q8_0.h"
 #include "layout/t1.h"
 #include "layout/t2.h"
 
 namespace wf::engine {
-
-namespace {
-constexpr int64_t kQ8Block = 32;
-constexpr int64_t kQ8BlockBytes = 34;  // float16 scale, then 32 int8
-}  // namespace
 
 // Both layouts have panels of 16 rows, so that work is divided alike.
 static_assert(t1::kRows == t2::kRows);
@@ -65,7 +62,9 @@ int64_t Matrix::dense_row_bytes(DenseType type, int64_t columns) {
     case DenseType::bf16:
       return columns * 2;
     case DenseType::q8_0:
-      return columns / kQ8Block * kQ8BlockBytes;
+      return q8_0::row_bytes(columns);
+    case DenseType::q6_k:
+      return q6_k::row_bytes(columns);
   }
   return 0;
 }
@@ -85,11 +84,10 @@ void Matrix::read_row(int64_t index, float* out) const {
         out[i] = half::bf16_to_f32(half::load_u16(from + 2 * i));
       break;
     case DenseType::q8_0:
-      for (int64_t i = 0; i < columns_; ++i) {
-        const uint8_t* block = from + i / kQ8Block * kQ8BlockBytes;
-        out[i] = half::f16_to_f32(half::load_u16(block)) *
-                 static_cast<float>(static_cast<int8_t>(block[2 + i % kQ8Block]));
-      }
+      for (int64_t i = 0; i < columns_; ++i) out[i] = q8_0::weight(from, i);
+      break;
+    case DenseType::q6_k:
+      for (int64_t i = 0; i < columns_; i += q6_k::kPart) q6_k::weights(from, i, out + i);
       break;
   }
 }

@@ -1,6 +1,6 @@
 // Weights from a GGUF file. Ternary formats become t2 when the tensor has one scale, and so do
-// float formats in a file of BitLinear layers; other floats stay as stored, everything else runs as
-// float32.
+// float formats in a file of BitLinear layers; other floats, Q8_0 and Q6_K stay as stored, Q4_0 and
+// Q5_0 become Q8_0, everything else runs as float32.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -79,6 +79,24 @@ bool has_bitlinear_layers(const GgufFile& file) {
   return std::any_of(file.tensors().begin(), file.tensors().end(), [](const GgufTensor& tensor) {
     return is_ternary_only(type_of(tensor)) || tensor.name.ends_with("_sub_norm.weight");
   });
+}
+
+// The type that a dense tensor runs as it is stored in.
+std::optional<DenseType> dense_type(GgufType type) {
+  switch (type) {
+    case GgufType::f32:
+      return DenseType::f32;
+    case GgufType::f16:
+      return DenseType::f16;
+    case GgufType::bf16:
+      return DenseType::bf16;
+    case GgufType::q8_0:
+      return DenseType::q8_0;
+    case GgufType::q6_k:
+      return DenseType::q6_k;
+    default:
+      return std::nullopt;
+  }
 }
 
 class GgufSource : public TensorSource {
@@ -302,23 +320,23 @@ class GgufSource : public TensorSource {
     if (!can_dequantize(type)) {
       fail(tensor, std::string("the type ") + tensor.type->name + " cannot be run");
     }
-    const DenseType kept = type == GgufType::f16    ? DenseType::f16
-                           : type == GgufType::bf16 ? DenseType::bf16
-                           : type == GgufType::q8_0 ? DenseType::q8_0
-                                                    : DenseType::f32;
-    const bool is_kept = kept != DenseType::f32 || type == GgufType::f32;
-    Matrix matrix = Matrix::dense(request.rows, request.columns, kept);
+    const std::optional<DenseType> same = dense_type(type);
+    const bool is_widened = can_widen_to_q8_0(type);
+    const int64_t k = request.columns;
+    Matrix matrix = Matrix::dense(request.rows, k,
+                                  same.value_or(is_widened ? DenseType::q8_0 : DenseType::f32));
     const auto visit = [&](int64_t row, const uint8_t* stored, LoadWorkers::Scratch&) {
       uint8_t* target = matrix.row(place(row, request.head_dim));
-      if (is_kept) {
+      if (same) {
         std::memcpy(target, stored, static_cast<size_t>(matrix.row_bytes()));
-      } else if (!dequantize(type, stored, request.columns, reinterpret_cast<float*>(target))) {
+      } else if (!(is_widened ? widen_to_q8_0(type, stored, k, target)
+                              : dequantize(type, stored, k, reinterpret_cast<float*>(target)))) {
         fail(tensor, "a block's scale is not finite, or its codes are invalid");
       }
       return true;
     };
     for_each_row(request, tensor, workers, visit);
-    if (!is_kept) ++dequantized_[tensor.type->name];
+    if (!same && !is_widened) ++dequantized_[tensor.type->name];
     return matrix;
   }
 

@@ -4,12 +4,19 @@
 // and then yields the processor; between jobs the threads sleep.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <thread>
 #include <vector>
 
 namespace wf::engine {
+
+struct Range {
+  int64_t begin;
+  int64_t end;
+};
 
 class ThreadPool {
  public:
@@ -27,6 +34,13 @@ class ThreadPool {
 
   // Inside a job: returns when every thread has called it.
   void barrier();
+
+  // A thread's part of `count`, in whole multiples of `unit` except at the end.
+  Range share(int64_t count, int64_t unit, int thread) const {
+    const int64_t units = (count + unit - 1) / unit;
+    return {std::min(count, units * thread / size_ * unit),
+            std::min(count, units * (thread + 1) / size_ * unit)};
+  }
 
  private:
   void worker(int index);

@@ -11,6 +11,8 @@
 #include "layout/half.h"
 #include "layout/i8.h"
 #include "layout/lut.h"
+#include "layout/q6_k.h"
+#include "layout/q8_0.h"
 #include "layout/t1.h"
 #include "layout/t2.h"
 

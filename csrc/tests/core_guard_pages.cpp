@@ -10,6 +10,8 @@
 #include "core_problem.h"
 #include "layout/i8.h"
 #include "layout/kv.h"
+#include "layout/q6_k.h"
+#include "layout/q8_0.h"
 
 namespace wf::test {
 namespace {
@@ -113,7 +115,7 @@ TEST_P(GuardPages, Quantizers) {
 }
 
 TEST_P(GuardPages, FloatKernels) {
-  for (std::int64_t k : {1, 7, 8, 33, 96}) {
+  for (std::int64_t k : {1, 7, 8, 33, 96, 256}) {
     const Guarded<float> x(ramp(k), at_end()), gain(ramp(k), at_end()), y(k, at_end());
     table().rms_norm(x.data(), gain.data(), k, 1e-5f, y.data());
     table().rms_norm(x.data(), nullptr, k, 1e-5f, y.data());
@@ -125,8 +127,10 @@ TEST_P(GuardPages, FloatKernels) {
     for (const auto& [type, row_bytes] : {std::pair{DenseType::f32, 4 * k},
                                           {DenseType::f16, 2 * k},
                                           {DenseType::bf16, 2 * k},
-                                          {DenseType::q8_0, k / 32 * 34}}) {
-      if (type == DenseType::q8_0 && k % 32 != 0) continue;
+                                          {DenseType::q8_0, q8_0::row_bytes(k)},
+                                          {DenseType::q6_k, q6_k::row_bytes(k)}}) {
+      if (type == DenseType::q8_0 && k % q8_0::kBlock != 0) continue;
+      if (type == DenseType::q6_k && k % q6_k::kBlock != 0) continue;
       const Guarded<std::uint8_t> w(kOutputs * row_bytes, at_end());
       const Guarded<float> rows(ramp(3 * k), at_end()), out(3 * kOutputs, at_end());
       table().gemm_f32_dense(rows.data(), k, 3, w.data(), type, k, 0, kOutputs, out.data(),
@@ -167,9 +171,13 @@ TEST_P(GuardPages, Attention) {
       for (std::int64_t heads : {1, 2, 3}) {
         const Guarded<float> q(ramp(heads * head_dim), at_end()), out(heads * head_dim, at_end());
         for (std::int64_t positions : {1, 31, 32, 33, 64}) {
-          table().attention(q.data(), heads, pages, type, 0, block, positions, head_dim, 0.1f,
-                            out.data());
-          EXPECT_NEAR(out.data()[heads * head_dim - 1], x.data()[head_dim - 1], 0.02f);
+          const Guarded<SoftmaxPart> parts(heads, at_end());
+          for (std::int64_t begin = 0; begin < positions; begin += kKvPage) {
+            table().attention(q.data(), heads, pages, type, 0, block, begin, positions, head_dim,
+                              0.1f, out.data(), parts.data());
+            EXPECT_NEAR(out.data()[heads * head_dim - 1] / parts.data()[heads - 1].total,
+                        x.data()[head_dim - 1], 0.02f);
+          }
         }
       }
     }

@@ -12,6 +12,7 @@
 #include "layout/i2s.h"
 #include "layout/lut.h"
 #include "layout/q4_0.h"
+#include "layout/q6_k.h"
 #include "layout/t1.h"
 #include "layout/t2.h"
 #include "layout/tq1_0.h"
@@ -315,6 +316,30 @@ TEST(BadBytes, AreReported) {
             UnpackError::scales_differ);
   EXPECT_EQ(error_after(q4_0::pack, q4_0::unpack, 5, 0x0f, q4_0::size_bytes(1, 512)),
             UnpackError::bad_code);
+}
+
+// One weight differs from the others at a time, and one scale.
+TEST(Q6K, WeightsAreWhereTheFormatHasThem) {
+  for (std::size_t i = 0; i < 256; ++i) {
+    Bytes block(210);
+    const std::size_t half = i / 128, within = i % 128;
+    const int code = static_cast<int>(i * 37 % 64);
+    block[64 * half + within % 64] =
+        static_cast<std::uint8_t>((code & 15) << (within < 64 ? 0 : 4));
+    block[128 + 32 * half + within % 32] =
+        static_cast<std::uint8_t>((code >> 4) << (2 * (within / 32)));
+    block[192 + i / 16] = 0xfd;  // -3
+    block[209] = 0x34;           // 0.25
+    for (std::size_t first = 0; first < 256; first += 32) {
+      float weights[32];
+      q6_k::weights(block.data(), static_cast<std::int64_t>(first), weights);
+      for (std::size_t j = 0; j < 32; ++j) {
+        const bool is_scaled = (first + j) / 16 == i / 16;
+        const int other = is_scaled ? -32 : 0;
+        EXPECT_EQ(weights[j], -0.75f * static_cast<float>(first + j == i ? code - 32 : other));
+      }
+    }
+  }
 }
 
 TEST(Sizes, AreCheckedIn64Bits) {

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "coded_rows.h"
 #include "core_problem.h"
 #include "layout/half.h"
 #include "layout/i8.h"
@@ -124,6 +125,11 @@ double stored(DenseType type, const std::uint8_t* row, std::size_t i) {
     case DenseType::q8_0:
       return half::f16_to_f32(half::load_u16(row + i / 32 * 34)) *
              double{static_cast<float>(static_cast<std::int8_t>(row[i / 32 * 34 + 2 + i % 32]))};
+    case DenseType::q6_k: {
+      float part[q6_k::kPart];
+      q6_k::weights(row, static_cast<std::int64_t>(i / 32 * 32), part);
+      return part[i % 32];
+    }
   }
   return 0;
 }
@@ -163,13 +169,13 @@ TEST_P(Screen, RowsKnowTheirError) {
       }
     }
   }
-  for (const std::size_t k : {32u, 576u}) {
-    std::vector<std::uint8_t> row(k / 32 * 34);
-    for (std::uint8_t& byte : row) byte = static_cast<std::uint8_t>(rng());
-    for (std::size_t b = 0; b < k / 32; ++b) {
-      half::store_u16(row.data() + 34 * b, half::f32_to_f16(0.001f * static_cast<float>(b)));
-    }
-    check_row(table(), DenseType::q8_0, row.data(), k);
+  for (const auto& [type, k] : {std::pair{DenseType::q8_0, 32},
+                                {DenseType::q8_0, 576},
+                                {DenseType::q6_k, 256},
+                                {DenseType::q6_k, 768}}) {
+    std::vector<std::uint8_t> row(static_cast<std::size_t>(2 * k));
+    fill_coded_row(type, k, 0.001f, rng, row.data());
+    check_row(table(), type, row.data(), static_cast<std::size_t>(k));
   }
 }
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <random>
 
+#include "coded_rows.h"
 #include "dispatch.h"
 #include "head.h"
 #include "layout/half.h"
@@ -41,6 +42,10 @@ Matrix odd_matrix(DenseType type, int64_t hidden) {
           row[34 * b + 2 + i] = static_cast<uint8_t>(static_cast<int8_t>(40 * normal(rng)));
         }
       }
+      continue;
+    }
+    if (type == DenseType::q6_k) {
+      test::fill_coded_row(type, hidden, size / 50, rng, row);
       continue;
     }
     for (int64_t i = 0; i < hidden; ++i) {
@@ -103,7 +108,8 @@ TEST_P(HeadScreen, FindsWhatIsAskedFor) {
       {.all = false, .top = 2, .always = always},
       {.all = false, .top = 62},
   };
-  for (const int64_t hidden : {32, 96, 576}) {
+  for (const int64_t hidden : {32, 96, 512, 576}) {
+    if (type == DenseType::q6_k && hidden % 256 != 0) continue;
     const Matrix matrix = odd_matrix(type, hidden);
     for (const int threads : {1, 3}) {
       ThreadPool pool(threads);
@@ -138,7 +144,7 @@ TEST_P(HeadScreen, FindsWhatIsAskedFor) {
 
 TEST_P(HeadScreen, RulesMostRowsOut) {
   const auto& [table, type] = GetParam();
-  constexpr int64_t kHidden = 576;
+  constexpr int64_t kHidden = 512;
   const Matrix matrix = odd_matrix(type, kHidden);
   ThreadPool pool(1);
   Head head(matrix, *table, pool, true);
@@ -154,7 +160,7 @@ TEST_P(HeadScreen, RulesMostRowsOut) {
 }
 
 std::string case_name(const testing::TestParamInfo<HeadScreen::ParamType>& info) {
-  const char* const names[] = {"f32", "f16", "bf16", "q8_0"};
+  const char* const names[] = {"f32", "f16", "bf16", "q8_0", "q6_k"};
   return std::string(std::get<0>(info.param)->isa) + "_" +
          names[static_cast<int>(std::get<1>(info.param))];
 }
@@ -162,7 +168,8 @@ std::string case_name(const testing::TestParamInfo<HeadScreen::ParamType>& info)
 INSTANTIATE_TEST_SUITE_P(Isas, HeadScreen,
                          testing::Combine(testing::ValuesIn(tables()),
                                           testing::Values(DenseType::f32, DenseType::f16,
-                                                          DenseType::bf16, DenseType::q8_0)),
+                                                          DenseType::bf16, DenseType::q8_0,
+                                                          DenseType::q6_k)),
                          case_name);
 
 TEST(Head, ComputesAllLogitsOfInputsThatAreNotFinite) {

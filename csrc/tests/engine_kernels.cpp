@@ -6,6 +6,7 @@
 #include <limits>
 #include <random>
 
+#include "coded_rows.h"
 #include "dispatch.h"
 #include "kernels.h"
 #include "layout/half.h"
@@ -44,11 +45,8 @@ Matrix random_matrix(int64_t rows, int64_t columns, DenseType type) {
   std::normal_distribution<float> normal;
   for (int64_t r = 0; r < rows; ++r) {
     uint8_t* row = matrix.row(r);
-    if (type == DenseType::q8_0) {
-      for (int64_t b = 0; b < columns / 32; ++b) {
-        half::store_u16(row + 34 * b, half::f32_to_f16(0.01f + 0.001f * static_cast<float>(b)));
-        for (int i = 0; i < 32; ++i) row[34 * b + 2 + i] = static_cast<uint8_t>(generator());
-      }
+    if (test::is_coded(type)) {
+      test::fill_coded_row(type, columns, 0.01f + 0.001f * static_cast<float>(r), generator, row);
       continue;
     }
     for (int64_t i = 0; i < columns; ++i) {
@@ -97,13 +95,20 @@ TEST_P(FloatKernels, DenseMatchesFloat64) {
       for (const int64_t rows : {1, 3, 4, 5}) check_dense(kernels(), DenseType::q8_0, n, k, rows);
     }
   }
+  for (const int64_t k : {256, 768}) {
+    for (const int64_t n : {1, 2, 8, 33}) {
+      for (const int64_t rows : {1, 3, 4, 5}) check_dense(kernels(), DenseType::q6_k, n, k, rows);
+    }
+  }
 }
 
 TEST_P(FloatKernels, DenseBitsDependNeitherOnRowsNorOnRanges) {
   constexpr int64_t kN = 37;
   constexpr int64_t kRows = 9;
-  for (const DenseType type : {DenseType::f32, DenseType::f16, DenseType::bf16, DenseType::q8_0}) {
-    for (const int64_t k : {64, 160}) {
+  for (const DenseType type :
+       {DenseType::f32, DenseType::f16, DenseType::bf16, DenseType::q8_0, DenseType::q6_k}) {
+    for (const int64_t k : {64, 160, 256}) {
+      if (type == DenseType::q6_k && k % 256 != 0) continue;
       const Matrix matrix = random_matrix(kN, k, type);
       const std::vector<float> x = random_floats(static_cast<size_t>(kRows * k), 2);
       std::vector<float> whole(kRows * kN, NAN);
@@ -278,17 +283,22 @@ TEST_P(FloatKernels, AttentionMatchesFloat64) {
       for (const int64_t positions : {1, 2, 31, 32, 33, 100}) {
         const Cache cache(kernels(), type, positions, d);
         std::vector<float> out(q.size(), NAN);
-        kernels().attention(q.data(), kHeads, cache.pointers.data(), type, 0, cache.block,
-                            positions, d, scale, out.data());
+        SoftmaxPart parts[kHeads];
+        kernels().attention(q.data(), kHeads, cache.pointers.data(), type, 0, cache.block, 0,
+                            positions, d, scale, out.data(), parts);
         for (int64_t h = 0; h < kHeads; ++h) {
           const std::vector<double> expected = plain_attention(cache, q.data() + h * d, d, scale);
           std::vector<float> alone(static_cast<size_t>(d), NAN);
-          kernels().attention(q.data() + h * d, 1, cache.pointers.data(), type, 0, cache.block,
-                              positions, d, scale, alone.data());
+          SoftmaxPart part;
+          kernels().attention(q.data() + h * d, 1, cache.pointers.data(), type, 0, cache.block, 0,
+                              positions, d, scale, alone.data(), &part);
+          ASSERT_EQ(part.most, parts[h].most);
+          ASSERT_EQ(part.total, parts[h].total);
           for (int64_t i = 0; i < d; ++i) {
-            ASSERT_NEAR(out[static_cast<size_t>(h * d + i)], expected[static_cast<size_t>(i)], 5e-6)
+            const float sum = out[static_cast<size_t>(h * d + i)];
+            ASSERT_NEAR(sum / part.total, expected[static_cast<size_t>(i)], 5e-6)
                 << "head size " << d << ", positions " << positions;
-            ASSERT_EQ(out[static_cast<size_t>(h * d + i)], alone[static_cast<size_t>(i)]);
+            ASSERT_EQ(sum, alone[static_cast<size_t>(i)]);
           }
         }
       }
@@ -306,9 +316,10 @@ TEST_P(FloatKernels, StoredNumbersThatAreNotFiniteReachTheOutput) {
                        page.data() + kv::head_bytes(type, 8));
     const uint8_t* pages[] = {page.data()};
     std::vector<float> out(8, 0.0f);
-    kernels().attention(value.data(), 1, pages, type, 0, kv::head_bytes(type, 8), 1, 8, 1.0f,
-                        out.data());
-    for (const float v : out) EXPECT_TRUE(std::isnan(v));
+    SoftmaxPart part;
+    kernels().attention(value.data(), 1, pages, type, 0, kv::head_bytes(type, 8), 0, 1, 8, 1.0f,
+                        out.data(), &part);
+    for (const float v : out) EXPECT_TRUE(std::isnan(v / part.total));
   }
 }
 

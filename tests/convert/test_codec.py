@@ -9,7 +9,19 @@ import pytest
 
 from wrinklefree.convert.codec import decode, dense_bytes, dense_values, encode, is_exact
 from wrinklefree.convert.ternary_check import Ternary
-from wrinklefree.convert.types import F16, F32, I2_S, Q4_0, Q8_0, TQ1_0, TQ2_0, TensorType
+from wrinklefree.convert.types import (
+    BF16,
+    EMBED_TYPES,
+    F16,
+    F32,
+    I2_S,
+    Q4_0,
+    Q6_K,
+    Q8_0,
+    TQ1_0,
+    TQ2_0,
+    TensorType,
+)
 from wrinklefree.errors import FormatError
 
 SCALE = np.float32(0.0625)
@@ -110,6 +122,36 @@ def test_dense_types() -> None:
     coarse = dense_values(dense_bytes(values, Q8_0), "Q8_0", values.shape)
     assert not is_exact(values, Q8_0)
     assert is_exact(coarse, Q8_0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [(Q4_0, 0.09), (Q6_K, 0.02), (Q8_0, 0.006), (BF16, 2e-3), (F16, 3e-4), (F32, 0.0)],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_embedding_types_lose_what_their_bits_say(kind: TensorType, error: float) -> None:
+    """Relative error of Gaussian rows, by the gguf package's own dequantizer."""
+    assert kind in EMBED_TYPES.values()
+    values = np.random.default_rng(2).normal(size=(8, 512)).astype(np.float32)
+    raw = dense_bytes(values, kind)
+    assert raw.size == kind.num_bytes(values.shape)
+    lost = np.linalg.norm(dense_values(raw, kind.name, values.shape) - values)
+    relative = float(lost / np.linalg.norm(values))
+    assert 0.4 * error <= relative <= error
+
+
+def test_odd_rows_of_q6_k() -> None:
+    """Zeros, one outlier, groups of very different size: no NaN, and signs stay."""
+    values = np.zeros((4, 256), np.float32)
+    values[1, 77] = -3.0
+    values[2] = np.linspace(-1, 1, 256) * np.repeat(10.0 ** -np.arange(16), 16)
+    values[3] = 1e-30
+    got = dense_values(dense_bytes(values, Q6_K), "Q6_K", values.shape)
+    assert np.all(got[0] == 0)
+    assert got[1, 77] == pytest.approx(-3.0, rel=2e-3)
+    assert np.count_nonzero(got[1]) == 1
+    assert np.abs(got[2] - values[2]).max() < 0.02
+    assert np.all(got[3] == 0)
 
 
 def test_values_beyond_float16_are_an_error() -> None:

@@ -18,6 +18,7 @@ from tests.convert.tiny_models import (
     edit_json,
     save_tiny_artifact,
 )
+from wrinklefree import _engine
 from wrinklefree.convert.from_gguf import write_hf
 from wrinklefree.convert.gguf_source import GgufSource
 from wrinklefree.convert.hf_source import HfSource
@@ -142,6 +143,19 @@ def test_i2_s_of_bitnet_cpp_becomes_an_artifact_and_the_same_bytes_again(
         assert np.array_equal(ternary.codes * ternary.scale, exact.values(name)), name
     for name in source.projections:
         assert quantize_master(source.values(name)).scale == source.ternary(name).scale
+
+
+@pytest.mark.parametrize("embed", ["q4_0", "q6_k", "q8_0", "bf16"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_engine_runs_embeddings_of_every_type(
+    tokenizer: Path, tmp_path: Path, embed: str, tied: bool
+) -> None:
+    """The same logits as the float model that the file turns back into."""
+    artifact = save_tiny_artifact(tmp_path / "a", tokenizer, tied=tied)
+    convert(artifact, tmp_path / "a.gguf", embed=embed)
+    model = _engine.Model(str(tmp_path / "a.gguf"))
+    assert not [note for note in model.info["notes"] if "run as float32" in note]
+    verify_logits(tmp_path / "a.gguf", back(tmp_path / "a.gguf", tmp_path / "b"))
 
 
 def test_embedding_is_q8_0_only_where_that_is_exact(tokenizer: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wrinklefree.bench.shapes import Model
+from wrinklefree.convert import q6_k
 
 NAMES = {
     "q": ["attn_q"],
@@ -68,13 +69,12 @@ def write_model(
 
 def _embedding(vocab: int, hidden: int, kind: gguf.GGMLQuantizationType) -> NDArray[np.generic]:
     random = np.random.default_rng(0)
-    blocks = [
-        gguf.quants.quantize(
-            random.standard_normal((min(_EMBEDDING_ROWS, vocab - row), hidden), dtype=np.float32),
-            kind,
-        )
-        for row in range(0, vocab, _EMBEDDING_ROWS)
-    ]
+    blocks = []
+    for row in range(0, vocab, _EMBEDDING_ROWS):
+        shape = (min(_EMBEDDING_ROWS, vocab - row), hidden)
+        values = random.standard_normal(shape, dtype=np.float32)
+        is_q6_k = kind == gguf.GGMLQuantizationType.Q6_K
+        blocks.append(q6_k.quantize(values) if is_q6_k else gguf.quants.quantize(values, kind))
     return np.concatenate(blocks)
 
 

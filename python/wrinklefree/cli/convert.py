@@ -43,7 +43,8 @@ wf-convert student.gguf back/ --to hf --dry-run
     "embed",
     default="auto",
     show_default=True,
-    help="Type of embedding and head: auto (q8_0 where exact, else f16), q8_0, f16 or f32.",
+    help="Type of embedding and head: auto (q8_0 where exact, else f16), q4_0, q6_k, q8_0, f16, "
+    "bf16 or f32.",
 )
 @click.option("--strict", is_flag=True, help="Fail if a tensor cannot have the requested type.")
 @click.option(

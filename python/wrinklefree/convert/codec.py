@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from wrinklefree import ops
+from wrinklefree.convert import q6_k
 from wrinklefree.convert.ternary_check import Ternary, exact_ternary, round_scale_to_f16
-from wrinklefree.convert.types import F16, F32, TensorType
+from wrinklefree.convert.types import BF16, F16, F32, Q6_K, TensorType
 from wrinklefree.errors import FormatError
 
 # Layout names of the native core by ggml type.
@@ -66,11 +67,13 @@ def dense_bytes(values: np.ndarray, kind: TensorType) -> np.ndarray:
     if kind is F32:
         return np.ascontiguousarray(values, dtype=np.float32).view(np.uint8).reshape(-1)
     largest = float(np.abs(values).max(initial=0.0))
-    if largest > float(np.finfo(np.float16).max):
+    if kind is not BF16 and largest > float(np.finfo(np.float16).max):
         raise FormatError(
             f"a value of {largest:g} does not fit {kind.name} (float16 ends at 65504); "
             "use --embed-type f32"
         )
+    if kind is Q6_K:
+        return q6_k.quantize(values).reshape(-1)
     quantized: np.ndarray = gguf.quantize(values, gguf.GGMLQuantizationType(kind.type_id))
     return quantized.view(np.uint8).reshape(-1)
 

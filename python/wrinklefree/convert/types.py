@@ -37,14 +37,23 @@ F32 = TensorType("F32", 0, 1, 4)
 F16 = TensorType("F16", 1, 1, 2)
 Q4_0 = TensorType("Q4_0", 2, 32, 18)
 Q8_0 = TensorType("Q8_0", 8, 32, 34)
+Q6_K = TensorType("Q6_K", 14, 256, 210)
+BF16 = TensorType("BF16", 30, 1, 2)
 TQ1_0 = TensorType("TQ1_0", 34, 256, 54)
 TQ2_0 = TensorType("TQ2_0", 35, 256, 66)
 # The fork-only type of bitnet.cpp: one float32 scale behind the codes, padded to 32 bytes.
 I2_S = TensorType("I2_S", 36, 128, 32, trailer_bytes=32)
 
 TERNARY_TYPES = {"tq2_0": TQ2_0, "tq1_0": TQ1_0, "i2_s": I2_S}
-EMBED_TYPES = {"q8_0": Q8_0, "f16": F16, "f32": F32}
-ALL_TYPES = {t.name: t for t in (F32, F16, Q4_0, Q8_0, TQ1_0, TQ2_0, I2_S)}
+EMBED_TYPES = {
+    "q4_0": Q4_0,
+    "q6_k": Q6_K,
+    "q8_0": Q8_0,
+    "f16": F16,
+    "bf16": BF16,
+    "f32": F32,
+}
+ALL_TYPES = {t.name: t for t in (F32, F16, BF16, Q4_0, Q8_0, Q6_K, TQ1_0, TQ2_0, I2_S)}
 
 # "auto": every exact type holds the same codes. TQ2_0 comes first because mainline llama.cpp loads
 # it (not I2_S) and runs it about twice as fast as TQ1_0; where rows do not fit, Q4_0 and F16 do.
