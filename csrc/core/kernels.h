@@ -120,9 +120,9 @@ struct KernelTable {
                          float lambda, bool around_cache, void* out) noexcept;
 
   // y[r, j] = sum over k of x[r, k] * w[j, k] for n_begin <= j < n_end, for dense rows of `type`
-  // one after the other (Q8_0 and Q6_K as in GGUF: k is a multiple of their block). In float32, the same bits for any
-  // number of rows and any range; they differ between instruction sets. So do those of all kernels
-  // below.
+  // one after the other (Q8_0 and Q6_K as in GGUF: k is a multiple of their block). In float32, the
+  // same bits for any number of rows and any range; they differ between instruction sets. So do
+  // those of all kernels below.
   void (*gemm_f32_dense)(const float* x, std::int64_t x_stride, std::int64_t rows, const void* w,
                          DenseType type, std::int64_t k, std::int64_t n_begin, std::int64_t n_end,
                          float* y, std::int64_t y_stride) noexcept;
@@ -149,8 +149,8 @@ struct KernelTable {
   // `keys` and `values` point at. What float16 cannot hold becomes infinite.
   void (*store_kv)(const float* key, const float* value, KvType type, std::int64_t head_dim,
                    std::int64_t position, std::uint8_t* keys, std::uint8_t* values) noexcept;
-  // What the positions begin <= t < end add to softmax(scale * q . keys^T) . values, for query heads
-  // that share keys and values; q and out are [heads, head_dim], parts is [heads]. With m the
+  // What the positions begin <= t < end add to softmax(scale * q . keys^T) . values, for query
+  // heads that share keys and values; q and out are [heads, head_dim], parts is [heads]. With m the
   // largest score and p = e^(score - m): out = sum of p * value, and m and the sum of p are the
   // part. Position t of the sequence lies in page t / kKvPage, in the blocks at `key_offset` and
   // `value_offset` of it. begin is a multiple of kKvPage, begin < end.
