@@ -175,7 +175,7 @@ TEST(LoadMasters, GiveTheSameCodesAndScaleForAnyNumberOfThreads) {
   }
   directory.write("model.safetensors", safetensors_bytes(masters.data()));
   for (const bool is_ternary : {true, false}) {
-    const auto source = open_safetensors(directory.path(), is_ternary, {});
+    const auto source = open_safetensors(directory.path(), is_ternary);
     const Matrix one = load(*source, 1, true, TernaryLayout::t2);
     EXPECT_EQ(one.is_ternary(), is_ternary);
     for (const int threads : {2, 5}) {
