@@ -144,7 +144,9 @@ py::dict info(const PyModel& self) {
   info["rope_theta"] = config.rope_theta;
   info["rms_eps"] = config.rms_eps;
   info["act"] = config.activation == Activation::relu2 ? "relu2" : "silu";
-  info["subln"] = config.has_subln ? "subln" : "none";
+  info["subln"] = config.subln == Subln::all     ? "all"
+                  : config.subln == Subln::subln ? "subln"
+                                                 : "none";
   info["tied"] = config.is_tied;
   info["ternary_parameters"] = ternary;
   info["total_parameters"] = total;

@@ -30,6 +30,14 @@ void check_positive(const std::string& path, const char* name, double value) {
 
 }  // namespace
 
+bool ModelConfig::is_converted(const std::string& module) const {
+  // An entry is a module's name or dotted parts of it: "lm_head", "mlp", "layers.0".
+  const auto dotted = [](const std::string& name) { return "." + name + "."; };
+  return std::none_of(not_converted.begin(), not_converted.end(), [&](const std::string& name) {
+    return dotted(module).find(dotted(name)) != std::string::npos;
+  });
+}
+
 void validate(const ModelConfig& config, const std::string& path) {
   check_range(path, "hidden size", config.hidden, kMaxWidth);
   check_range(path, "intermediate size", config.intermediate, kMaxWidth);

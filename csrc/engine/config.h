@@ -13,6 +13,10 @@ class Json;
 
 enum class Activation { silu, relu2 };
 
+// Norms on the inputs of linear layers, beside the two of every layer: before o_proj and down_proj,
+// or inside each ternary linear layer.
+enum class Subln { none, subln, all };
+
 struct RopeScaling {
   enum class Kind { none, linear, llama3, yarn };
   Kind kind = Kind::none;
@@ -44,12 +48,14 @@ struct ModelConfig {
   float rms_eps = 1e-5f;
   float subln_eps = 1e-5f;
   Activation activation = Activation::silu;
-  bool has_subln = false;                  // a norm before o_proj and before down_proj
+  Subln subln = Subln::none;
   bool has_qk_norm = false;                // a norm on each head of q and k, before RoPE
   bool is_tied = false;                    // the head is the embedding
   bool is_ternary_artifact = false;        // float32 masters whose linear layers run as ternary
   std::vector<std::string> not_converted;  // modules of such an artifact that stay float
 
+  // Whether the linear layer called `module` of a ternary artifact is ternary.
+  bool is_converted(const std::string& module) const;
   int64_t q_width() const { return heads * head_dim; }
   int64_t kv_width() const { return kv_heads * head_dim; }
 };

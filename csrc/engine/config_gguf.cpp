@@ -143,8 +143,9 @@ ModelConfig read_gguf_config(const GgufFile& file) {
   config.architecture = architecture.family;
   config.activation = architecture.activation;
   // wf-convert keeps the name qwen3 for a Qwen3 with sub-norms: no architecture has all its norms.
-  config.has_subln =
-      architecture.has_subln || file.find_tensor("blk.0.attn_sub_norm.weight") != nullptr;
+  if (architecture.has_subln || file.find_tensor("blk.0.attn_sub_norm.weight") != nullptr) {
+    config.subln = Subln::subln;
+  }
   config.has_qk_norm = architecture.has_qk_norm;
   config.hidden = reader.integer(prefix + "embedding_length");
   config.intermediate = reader.integer(prefix + "feed_forward_length");

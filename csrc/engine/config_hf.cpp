@@ -131,11 +131,16 @@ void read_quantization(const HfReader& reader, ModelConfig& config) {
                 ": the model is still partly unquantized; train on to lambda 1, or use wf-eval");
   }
   const std::string subln = reader.text(*json, "subln", "");
-  if (subln != "subln" && subln != "none") {
-    reader.fail("SubLN placement '" + subln + "' is not supported (subln and none are)");
+  if (subln == "none") {
+    config.subln = Subln::none;
+  } else if (subln == "subln") {
+    config.subln = Subln::subln;
+  } else if (subln == "all") {
+    config.subln = Subln::all;
+  } else {
+    reader.fail("SubLN placement '" + subln + "' is not supported (subln, all and none are)");
   }
   config.is_ternary_artifact = true;
-  config.has_subln = subln == "subln";
   if (HfReader::member(*json, "subln_eps") != nullptr) {
     config.subln_eps = static_cast<float>(reader.number(*json, "subln_eps"));
   }
@@ -177,7 +182,7 @@ ModelConfig read_hf_config(const Json& json, const std::string& path) {
   config.subln_eps = config.rms_eps;
   config.is_tied = reader.flag("tie_word_embeddings", false);
   config.has_qk_norm = type == "qwen3";
-  config.has_subln = type == "bitnet";
+  if (type == "bitnet") config.subln = Subln::subln;
   const std::string activation = reader.text(json, "hidden_act", "");
   if (activation == "relu2") {
     config.activation = Activation::relu2;

@@ -30,13 +30,16 @@ Forward::Forward(const ModelConfig& config, const Weights& weights, const Kernel
   cosines_ = floats(config.head_dim / 2);
   sines_ = floats(config.head_dim / 2);
   for (int thread = 0; thread < pool.size(); ++thread) {
-    inputs_.emplace_back(thread == 0 ? kMaxRows : 1, widest);
+    for (size_t reader = 0; reader < readers_apart(); ++reader) {
+      // Only the first matrix may read more than the residual stream.
+      inputs_.emplace_back(thread == 0 ? kMaxRows : 1, reader == 0 ? widest : config.hidden);
+    }
   }
 }
 
-Forward::Inputs::Inputs(int64_t rows, int64_t widest)
-    : floats(static_cast<size_t>(rows * widest)),
-      codes(static_cast<size_t>(rows * act_stride(widest))),
+Forward::Inputs::Inputs(int64_t rows, int64_t width)
+    : floats(static_cast<size_t>(rows * width)),
+      codes(static_cast<size_t>(rows * act_stride(width))),
       scales(static_cast<size_t>(rows)),
       sums(static_cast<size_t>(rows)) {}
 
@@ -87,9 +90,11 @@ void Forward::embed(int thread) {
 void Forward::layer(int64_t index, int thread) {
   const LayerWeights& layer = weights_.layers[static_cast<size_t>(index)];
   const float* attended = attended_.data();
-  norm_rows(layer.attn_norm, config_.rms_eps, hidden_.data(), config_.hidden,
-            {&layer.q, &layer.k, &layer.v}, thread);
-  keep_codes("qkv", thread, layer.q);
+  norm_rows(layer.attn_norm, hidden_.data(), config_.hidden, {&layer.q, &layer.k, &layer.v},
+            thread);
+  keep_codes("q", thread, layer.q, 0);
+  keep_codes("k", thread, layer.k, 1);
+  keep_codes("v", thread, layer.v, 2);
   project_heads(layer, thread);
   keep_floats("q", thread, q_.data(), config_.q_width());
   keep_floats("k", thread, k_.data(), config_.kv_width());
@@ -98,56 +103,74 @@ void Forward::layer(int64_t index, int thread) {
   place_heads(layer, index, thread);
   attention_.run(index, q_.data(), attended_.data(), thread);
   keep_floats("attended", thread, attended, config_.q_width());
-  norm_rows(layer.attn_sub_norm, config_.subln_eps, attended, config_.q_width(), {&layer.o},
-            thread);
+  norm_rows({}, attended, config_.q_width(), {&layer.o}, thread);
   keep_codes("o", thread, layer.o);
   add_product(layer.o, thread);
-  norm_rows(layer.ffn_norm, config_.rms_eps, hidden_.data(), config_.hidden,
-            {&layer.gate, &layer.up}, thread);
-  keep_codes("gate_up", thread, layer.gate);
+  norm_rows(layer.ffn_norm, hidden_.data(), config_.hidden, {&layer.gate, &layer.up}, thread);
+  keep_codes("gate", thread, layer.gate, 0);
+  keep_codes("up", thread, layer.up, 1);
   gate_up(layer, thread);
   keep_floats("gated", thread, gate_.data(), config_.intermediate);
-  norm_rows(layer.ffn_sub_norm, config_.subln_eps, gate_.data(), config_.intermediate,
-            {&layer.down}, thread);
+  norm_rows({}, gate_.data(), config_.intermediate, {&layer.down}, thread);
   keep_codes("down", thread, layer.down);
   add_product(layer.down, thread);
 }
 
-// inputs() = norm of the rows (no gain: the rows themselves), and their int8 form for the matrices
-// that read them.
-void Forward::norm_rows(const std::vector<float>& gain, float eps, const float* in, int64_t width,
+// inputs() = the rows behind the norm of the layer (no gain: the rows themselves), then behind the
+// readers' own norms where they have one.
+void Forward::norm_rows(const std::vector<float>& gain, const float* in, int64_t width,
                         std::initializer_list<const Matrix*> readers, int thread) {
   const bool has_ternary_reader = std::any_of(
       readers.begin(), readers.end(), [](const Matrix* matrix) { return matrix->is_ternary(); });
-  const int64_t code_stride = act_stride(width);
-  Inputs& to = inputs(thread);
   const Range range = has_own_inputs() ? Range{0, 1} : share(num_rows(), 1, thread);
-  for (int64_t r = range.begin; r < range.end; ++r) {
-    float* floats = to.floats.data() + r * width;
-    int8_t* codes = to.codes.data() + r * code_stride;
-    float* scale = &to.scales[static_cast<size_t>(r)];
-    int32_t* sum = &to.sums[static_cast<size_t>(r)];
-    if (has_ternary_reader && !gain.empty()) {
-      kernels_.rms_norm_quantize(in + r * width, gain.data(), width, eps, floats, codes,
-                                 code_stride, scale, sum);
-    } else if (!gain.empty()) {
-      kernels_.rms_norm(in + r * width, gain.data(), width, eps, floats);
-    } else {
-      std::copy_n(in + r * width, width, floats);
-      if (has_ternary_reader) {
-        kernels_.quantize_act_int8(floats, width, 1, width, codes, code_stride, scale, sum);
+  for (size_t reader = 0; reader < std::min(readers.size(), readers_apart()); ++reader) {
+    const std::vector<float>& own_gain = readers.begin()[reader]->input_norm;
+    Inputs& to = inputs(thread, reader);
+    for (int64_t r = range.begin; r < range.end; ++r) {
+      const float* row = in + r * width;
+      if (own_gain.empty()) {
+        to.fill(kernels_, r, row, gain, config_.rms_eps, width, has_ternary_reader);
+        continue;
       }
+      if (!gain.empty()) {
+        float* normed = to.floats.data() + r * width;
+        kernels_.rms_norm(row, gain.data(), width, config_.rms_eps, normed);
+        row = normed;
+      }
+      to.fill(kernels_, r, row, own_gain, config_.subln_eps, width, has_ternary_reader);
     }
   }
   if (!has_own_inputs()) pool_.barrier();
 }
 
+// `in` may be this row's floats.
+void Forward::Inputs::fill(const KernelTable& kernels, int64_t row, const float* in,
+                           const std::vector<float>& gain, float eps, int64_t width,
+                           bool needs_codes) {
+  const int64_t code_stride = act_stride(width);
+  float* to = floats.data() + row * width;
+  int8_t* to_codes = codes.data() + row * code_stride;
+  float* scale = &scales[static_cast<size_t>(row)];
+  int32_t* sum = &sums[static_cast<size_t>(row)];
+  if (gain.empty()) {
+    std::copy_n(in, width, to);
+    if (needs_codes) {
+      kernels.quantize_act_int8(to, width, 1, width, to_codes, code_stride, scale, sum);
+    }
+  } else if (needs_codes) {
+    kernels.rms_norm_quantize(in, gain.data(), width, eps, to, to_codes, code_stride, scale, sum);
+  } else {
+    kernels.rms_norm(in, gain.data(), width, eps, to);
+  }
+}
+
 // out[r, j] for this range of weight rows j; out has matrix.rows() columns.
-void Forward::product(const Matrix& matrix, Range range, int thread, float* out) const {
+void Forward::product(const Matrix& matrix, size_t reader, Range range, int thread,
+                      float* out) const {
   if (range.begin == range.end) return;
   const int64_t n = matrix.rows();
   const int64_t k = matrix.columns();
-  const Inputs& from = inputs(thread);
+  const Inputs& from = inputs(thread, reader);
   if (matrix.is_ternary()) {
     const auto gemm =
         matrix.layout() == TernaryLayout::t1 ? kernels_.gemm_s8_t1 : kernels_.gemm_s8_t2;
@@ -173,11 +196,13 @@ void Forward::project_heads(const LayerWeights& layer, int thread) {
   for (const auto& [matrix, out] : parts) panels += t2::panels(matrix->rows());
   const Range range = share(panels, 1, thread);
   int64_t first = 0;
+  size_t reader = 0;
   for (const auto& [matrix, out] : parts) {
     const int64_t count = t2::panels(matrix->rows());
     const int64_t begin = std::clamp<int64_t>(range.begin - first, 0, count);
     const int64_t end = std::clamp<int64_t>(range.end - first, 0, count);
-    product(*matrix, {begin * t2::kRows, std::min(end * t2::kRows, matrix->rows())}, thread, out);
+    product(*matrix, reader++, {begin * t2::kRows, std::min(end * t2::kRows, matrix->rows())},
+            thread, out);
     first += count;
   }
   pool_.barrier();
@@ -224,8 +249,8 @@ void Forward::place_heads(const LayerWeights& layer, int64_t index, int thread) 
 // gate_ = act(gate) * up, each thread on its own columns of both.
 void Forward::gate_up(const LayerWeights& layer, int thread) {
   const Range range = share(config_.intermediate, t2::kRows, thread);
-  product(layer.gate, range, thread, gate_.data());
-  product(layer.up, range, thread, up_.data());
+  product(layer.gate, 0, range, thread, gate_.data());
+  product(layer.up, 1, range, thread, up_.data());
   const Gate kind = config_.activation == Activation::relu2 ? Gate::relu2 : Gate::silu;
   for (int64_t r = 0; r < num_rows(); ++r) {
     float* gate = gate_.data() + r * config_.intermediate + range.begin;
@@ -238,7 +263,7 @@ void Forward::gate_up(const LayerWeights& layer, int thread) {
 // hidden_ += the product, each thread on its own columns.
 void Forward::add_product(const Matrix& matrix, int thread) {
   const Range range = share(matrix.rows(), t2::kRows, thread);
-  product(matrix, range, thread, added_.data());
+  product(matrix, 0, range, thread, added_.data());
   for (int64_t r = 0; r < num_rows(); ++r) {
     for (int64_t j = range.begin; j < range.end; ++j) {
       hidden_[static_cast<size_t>(r * config_.hidden + j)] +=
@@ -284,10 +309,10 @@ void Forward::keep_floats(const char* name, int thread, const float* values, int
   trace_->floats[name].assign(values, values + num_rows() * width);
 }
 
-void Forward::keep_codes(const char* name, int thread, const Matrix& reader) const {
-  if (trace_ == nullptr || thread != 0 || !reader.is_ternary()) return;
-  const int64_t k = reader.columns();
-  const Inputs& from = inputs(thread);
+void Forward::keep_codes(const char* name, int thread, const Matrix& matrix, size_t reader) const {
+  if (trace_ == nullptr || thread != 0 || !matrix.is_ternary()) return;
+  const int64_t k = matrix.columns();
+  const Inputs& from = inputs(thread, reader);
   std::vector<int8_t>& kept = trace_->codes[name];
   for (int64_t r = 0; r < num_rows(); ++r) {
     const int8_t* row = from.codes.data() + r * act_stride(k);

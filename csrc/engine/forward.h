@@ -5,6 +5,7 @@
 // batch, and any chunking of a prompt.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <map>
@@ -64,9 +65,9 @@ class Forward {
 
   void embed(int thread);
   void layer(int64_t index, int thread);
-  void norm_rows(const std::vector<float>& gain, float eps, const float* in, int64_t width,
+  void norm_rows(const std::vector<float>& gain, const float* in, int64_t width,
                  std::initializer_list<const Matrix*> readers, int thread);
-  void product(const Matrix& matrix, Range range, int thread, float* out) const;
+  void product(const Matrix& matrix, size_t reader, Range range, int thread, float* out) const;
   void project_heads(const LayerWeights& layer, int thread);
   void place_heads(const LayerWeights& layer, int64_t index, int thread);
   void rotate(float* head, int64_t row) const;
@@ -75,7 +76,7 @@ class Forward {
   void predict(LogitsSink& sink, int thread);
 
   void keep_floats(const char* name, int thread, const float* values, int64_t width) const;
-  void keep_codes(const char* name, int thread, const Matrix& reader) const;
+  void keep_codes(const char* name, int thread, const Matrix& matrix, size_t reader = 0) const;
 
   const ModelConfig& config_;
   const Weights& weights_;
@@ -96,18 +97,27 @@ class Forward {
   std::vector<float> cosines_, sines_;
 
   // What the next products read: floats, and int8 where a ternary matrix reads them. Of a single
-  // row each thread makes its own copy, which takes no longer than a barrier would.
+  // row each thread makes its own copy, which takes no longer than a barrier would. Matrices that
+  // read the same rows share one copy, unless each has its own norm (SubLN placement `all`): then
+  // `reader` counts q, k, v and gate, up.
   struct Inputs {
-    Inputs(int64_t rows, int64_t widest);
+    Inputs(int64_t rows, int64_t width);
+    void fill(const KernelTable& kernels, int64_t row, const float* in,
+              const std::vector<float>& gain, float eps, int64_t width, bool needs_codes);
     std::vector<float> floats;
     std::vector<int8_t> codes;
     std::vector<float> scales;
     std::vector<int32_t> sums;
   };
   bool has_own_inputs() const { return num_rows() == 1; }
-  Inputs& inputs(int thread) { return inputs_[has_own_inputs() ? static_cast<size_t>(thread) : 0]; }
-  const Inputs& inputs(int thread) const {
-    return inputs_[has_own_inputs() ? static_cast<size_t>(thread) : 0];
+  size_t readers_apart() const { return config_.subln == Subln::all ? 3 : 1; }
+  size_t inputs_index(int thread, size_t reader) const {
+    const size_t owner = has_own_inputs() ? static_cast<size_t>(thread) : 0;
+    return owner * readers_apart() + std::min(reader, readers_apart() - 1);
+  }
+  Inputs& inputs(int thread, size_t reader) { return inputs_[inputs_index(thread, reader)]; }
+  const Inputs& inputs(int thread, size_t reader) const {
+    return inputs_[inputs_index(thread, reader)];
   }
   std::vector<Inputs> inputs_;
 };

@@ -6,19 +6,19 @@ namespace wf::engine {
 
 namespace {
 // I2_S has no blocks: gguf_tensor_bytes knows it; 4 weights a byte stand here for listings.
-constexpr std::array<GgufTypeInfo, 34> kTypes = {{
-    {0, "F32", 1, 4},         {1, "F16", 1, 2},         {2, "Q4_0", 32, 18},
-    {3, "Q4_1", 32, 20},      {6, "Q5_0", 32, 22},      {7, "Q5_1", 32, 24},
-    {8, "Q8_0", 32, 34},      {9, "Q8_1", 32, 36},      {10, "Q2_K", 256, 84},
-    {11, "Q3_K", 256, 110},   {12, "Q4_K", 256, 144},   {13, "Q5_K", 256, 176},
-    {14, "Q6_K", 256, 210},   {15, "Q8_K", 256, 292},   {16, "IQ2_XXS", 256, 66},
-    {17, "IQ2_XS", 256, 74},  {18, "IQ3_XXS", 256, 98}, {19, "IQ1_S", 256, 50},
-    {20, "IQ4_NL", 32, 18},   {21, "IQ3_S", 256, 110},  {22, "IQ2_S", 256, 82},
-    {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},         {25, "I16", 1, 2},
-    {26, "I32", 1, 4},        {27, "I64", 1, 8},        {28, "F64", 1, 8},
-    {29, "IQ1_M", 256, 56},   {30, "BF16", 1, 2},       {34, "TQ1_0", 256, 54},
-    {35, "TQ2_0", 256, 66},   {36, "I2_S", 128, 32},    {39, "MXFP4", 32, 17},
-    {40, "NVFP4", 64, 36},
+constexpr std::array<GgufTypeInfo, 35> kTypes = {{
+    {0, "F32", 1, 4},         {1, "F16", 1, 2},           {2, "Q4_0", 32, 18},
+    {3, "Q4_1", 32, 20},      {6, "Q5_0", 32, 22},        {7, "Q5_1", 32, 24},
+    {8, "Q8_0", 32, 34},      {9, "Q8_1", 32, 36},        {10, "Q2_K", 256, 84},
+    {11, "Q3_K", 256, 110},   {12, "Q4_K", 256, 144},     {13, "Q5_K", 256, 176},
+    {14, "Q6_K", 256, 210},   {15, "Q8_K", 256, 292},     {16, "IQ2_XXS", 256, 66},
+    {17, "IQ2_XS", 256, 74},  {18, "IQ3_XXS", 256, 98},   {19, "IQ1_S", 256, 50},
+    {20, "IQ4_NL", 32, 18},   {21, "IQ3_S", 256, 110},    {22, "IQ2_S", 256, 82},
+    {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},           {25, "I16", 1, 2},
+    {26, "I32", 1, 4},        {27, "I64", 1, 8},          {28, "F64", 1, 8},
+    {29, "IQ1_M", 256, 56},   {30, "BF16", 1, 2},         {34, "TQ1_0", 256, 54},
+    {35, "TQ2_0", 256, 66},   {36, "I2_S", 128, 32},      {39, "MXFP4", 32, 17},
+    {40, "NVFP4", 64, 36},    {135, "IQ2_BN", 64, 16, 4},
 }};
 constexpr uint64_t kI2sTrailerBytes = 32;
 }  // namespace
@@ -41,12 +41,15 @@ std::string gguf_type_list() {
 
 uint64_t gguf_tensor_bytes(const GgufTypeInfo& type, uint64_t row_weights, uint64_t rows) {
   uint64_t weights = 0;
+  uint64_t row_bytes = 0;
   uint64_t bytes = 0;
   if (__builtin_mul_overflow(row_weights, rows, &weights)) return 0;
   const auto block_weights = static_cast<uint64_t>(type.block_weights);
   if (row_weights % block_weights != 0) return 0;
-  if (__builtin_mul_overflow(weights / block_weights, static_cast<uint64_t>(type.block_bytes),
-                             &bytes)) {
+  if (__builtin_mul_overflow(row_weights / block_weights, static_cast<uint64_t>(type.block_bytes),
+                             &row_bytes) ||
+      __builtin_add_overflow(row_bytes, static_cast<uint64_t>(type.row_header_bytes), &row_bytes) ||
+      __builtin_mul_overflow(row_bytes, rows, &bytes)) {
     return 0;
   }
   if (type.id == static_cast<uint32_t>(GgufType::i2_s)) {

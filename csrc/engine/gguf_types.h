@@ -18,7 +18,8 @@ enum class GgufType : uint32_t {
   bf16 = 30,
   tq1_0 = 34,
   tq2_0 = 35,
-  i2_s = 36,  // bitnet.cpp only: 2-bit codes of the whole tensor, then 32 bytes with the scale
+  i2_s = 36,     // bitnet.cpp only: 2-bit codes of the whole tensor, then 32 bytes with the scale
+  iq2_bn = 135,  // ik_llama.cpp only: a row is its scale, then 2-bit codes
 };
 
 struct GgufTypeInfo {
@@ -26,6 +27,7 @@ struct GgufTypeInfo {
   const char* name;
   int64_t block_weights;
   int64_t block_bytes;
+  int64_t row_header_bytes = 0;
 };
 
 // Description of a type id, or null when the id is unknown, removed, or a fork's own.

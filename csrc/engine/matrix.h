@@ -26,7 +26,8 @@ class Matrix {
   size_t bytes() const { return data_.size(); }
   const uint8_t* data() const { return data_.as<uint8_t>(); }
 
-  std::vector<float> bias;  // empty, or one per row
+  std::vector<float> input_norm;  // gain of an RMS norm on what the matrix reads, or empty
+  std::vector<float> bias;        // empty, or one per row
 
   // Ternary only: the weight of code 1, and one row of codes.
   void set_scale(float scale) { scale_ = scale; }

@@ -171,7 +171,7 @@ Model::Model(const std::string& path, const ModelOptions& options) : kernels_(ch
     check_manifest(path);
     const std::string config_path = path + "/config.json";
     config_ = read_hf_config(read_json(config_path), config_path);
-    source = open_safetensors(path, config_.is_ternary_artifact, config_.not_converted);
+    source = open_safetensors(path, config_.is_ternary_artifact);
   } else {
     gguf_.emplace(path);
     config_ = read_gguf_config(*gguf_);

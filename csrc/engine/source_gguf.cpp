@@ -13,6 +13,7 @@
 #include "error.h"
 #include "gguf.h"
 #include "layout/i2s.h"
+#include "layout/iq2_bn.h"
 #include "layout/q4_0.h"
 #include "layout/tq1_0.h"
 #include "layout/tq2_0.h"
@@ -69,7 +70,8 @@ bool is_float(GgufType type) {
 
 // Types that hold nothing but ternary weights; a Q4_0 tensor may hold them.
 bool is_ternary_only(GgufType type) {
-  return type == GgufType::tq1_0 || type == GgufType::tq2_0 || type == GgufType::i2_s;
+  return type == GgufType::tq1_0 || type == GgufType::tq2_0 || type == GgufType::i2_s ||
+         type == GgufType::iq2_bn;
 }
 
 // Whether the linear layers are BitLinear, which quantize their input: the file says so (wf-convert
@@ -127,6 +129,7 @@ class GgufSource : public TensorSource {
     if (!request.may_be_ternary) return dense_matrix(request, tensor, workers);
     std::optional<Matrix> matrix;
     if (type == GgufType::i2_s) return i2s_matrix(request, tensor, workers);
+    if (type == GgufType::iq2_bn) return iq2_bn_matrix(request, tensor, workers);
     if (is_ternary_only(type) || type == GgufType::q4_0) {
       matrix = ternary_matrix(request, tensor, workers);
     } else if (has_bitlinear_layers_ && is_float(type)) {
@@ -312,6 +315,28 @@ class GgufSource : public TensorSource {
     if (!std::isfinite(scale) || scale < 0) fail(tensor, "its scale is negative or not finite");
     matrix.set_scale(scale);
     return matrix;
+  }
+
+  Matrix iq2_bn_matrix(const MatrixRequest& request, const GgufTensor& tensor,
+                       LoadWorkers& workers) const {
+    const int64_t k = request.columns;
+    Matrix matrix = Matrix::ternary(request.rows, k, request.layout);
+    std::vector<float> scales(static_cast<size_t>(request.rows));
+    const auto visit = [&](int64_t row, const uint8_t* stored, LoadWorkers::Scratch& scratch) {
+      scratch.codes.resize(static_cast<size_t>(k));
+      if (!iq2_bn::unpack_row(stored, k, scratch.codes.data(), scales[row])) {
+        fail(tensor, "holds a code that no weight has");
+      }
+      if (!std::isfinite(scales[row]) || scales[row] < 0) {
+        fail(tensor, "a row's scale is negative or not finite");
+      }
+      matrix.set_codes(place(row, request.head_dim), scratch.codes.data());
+      return true;
+    };
+    for_each_row(request, tensor, workers, visit);
+    std::optional<Matrix> common = with_one_scale(std::move(matrix), scales);
+    if (!common) fail(tensor, "its rows have different scales, only one per tensor can be run");
+    return std::move(*common);
   }
 
   Matrix dense_matrix(const MatrixRequest& request, const GgufTensor& tensor,

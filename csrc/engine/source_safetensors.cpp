@@ -24,11 +24,9 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 
 class SafetensorsSource : public TensorSource {
  public:
-  SafetensorsSource(const std::string& directory, bool masters_are_ternary,
-                    std::vector<std::string> not_converted)
+  SafetensorsSource(const std::string& directory, bool masters_are_ternary)
       : entries_(read_safetensors_directory(directory)),
-        masters_are_ternary_(masters_are_ternary),
-        not_converted_(std::move(not_converted)) {}
+        masters_are_ternary_(masters_are_ternary) {}
 
   bool has(const std::string& name) const override { return entries_.contains(name); }
 
@@ -45,7 +43,7 @@ class SafetensorsSource : public TensorSource {
 
   Matrix matrix(const MatrixRequest& request, LoadWorkers& workers) const override {
     const SafetensorsEntry& entry = find(request.name, {request.rows, request.columns});
-    if (masters_are_ternary_ && request.may_be_ternary && is_converted(request.name)) {
+    if (masters_are_ternary_ && request.may_be_ternary) {
       return ternary_matrix(request, entry, workers);
     }
     Matrix matrix = Matrix::dense(request.rows, request.columns, dense_type(request.name, entry));
@@ -84,18 +82,6 @@ class SafetensorsSource : public TensorSource {
     if (entry.dtype == "BF16") return DenseType::bf16;
     throw FormatError(entry.file->path(), "tensor '" + name + "' has the dtype " + entry.dtype +
                                               " (F32, F16 and BF16 are supported)");
-  }
-
-  // An entry is a module's name or dotted parts of it: "lm_head", "mlp", "layers.0".
-  bool is_converted(const std::string& tensor_name) const {
-    const auto dotted = [](const std::string& name) {
-      std::string text(1, '.');
-      return text.append(name).append(1, '.');
-    };
-    const std::string module = dotted(tensor_name.substr(0, tensor_name.rfind('.')));
-    return std::none_of(not_converted_.begin(), not_converted_.end(), [&](const std::string& name) {
-      return module.find(dotted(name)) != std::string::npos;
-    });
   }
 
   // Elements [first, first + count) of the flat tensor as float32, to scratch.floats.
@@ -150,16 +136,13 @@ class SafetensorsSource : public TensorSource {
 
   std::map<std::string, SafetensorsEntry> entries_;
   bool masters_are_ternary_;
-  std::vector<std::string> not_converted_;
 };
 
 }  // namespace
 
 std::unique_ptr<TensorSource> open_safetensors(const std::string& directory,
-                                               bool masters_are_ternary,
-                                               std::vector<std::string> not_converted) {
-  return std::make_unique<SafetensorsSource>(directory, masters_are_ternary,
-                                             std::move(not_converted));
+                                               bool masters_are_ternary) {
+  return std::make_unique<SafetensorsSource>(directory, masters_are_ternary);
 }
 
 }  // namespace wf::engine

@@ -19,7 +19,7 @@ struct MatrixRequest {
   std::string name;
   int64_t rows = 0;
   int64_t columns = 0;
-  bool may_be_ternary = false;  // a linear layer, not an embedding or a head
+  bool may_be_ternary = false;  // a converted linear layer, not an embedding or a head
   int64_t head_dim = 0;         // of the rows of q_proj and k_proj, 0 for other matrices
   TernaryLayout layout = TernaryLayout::t2;  // of a ternary matrix
 };
@@ -49,11 +49,9 @@ class TensorSource {
   virtual std::vector<std::string> notes() const = 0;
 };
 
-// `masters_are_ternary`: linear layers are quantized by absmean on the way in, all but the modules
-// named in `not_converted`.
+// `masters_are_ternary`: matrices that may be ternary are quantized by absmean on the way in.
 std::unique_ptr<TensorSource> open_safetensors(const std::string& directory,
-                                               bool masters_are_ternary,
-                                               std::vector<std::string> not_converted);
+                                               bool masters_are_ternary);
 // `interleaved_rope`: rows of q_proj and k_proj are in llama.cpp's order for rotating neighbours
 // and are put back in the order of Hugging Face checkpoints. `file` must outlive the source.
 std::unique_ptr<TensorSource> open_gguf(const GgufFile& file, bool interleaved_rope);

@@ -59,13 +59,18 @@ class Loader {
     return want(name) ? source_.vector(name, size, head_dim) : std::vector<float>();
   }
 
-  // `module`.weight and, where the checkpoint has one, `module`.bias.
+  // `module`.weight, where the placement puts one there `module`.norm.weight, and where the
+  // checkpoint has one `module`.bias.
   Matrix linear(const std::string& module, int64_t rows, int64_t columns, int64_t head_dim = 0) {
+    const bool is_converted = config_.is_converted(module);
     Matrix matrix;
     if (want(module + ".weight")) {
-      matrix = source_.matrix({module + ".weight", rows, columns, true, head_dim, options_.layout},
-                              workers_);
+      matrix = source_.matrix(
+          {module + ".weight", rows, columns, is_converted, head_dim, options_.layout}, workers_);
       if (matrix.is_ternary() && !options_.act_quant) matrix = matrix.to_float();
+    }
+    if (config_.subln == Subln::all && is_converted) {
+      matrix.input_norm = vector(module + ".norm.weight", columns);
     }
     if (source_.has(module + ".bias")) matrix.bias = vector(module + ".bias", rows, head_dim);
     return matrix;
@@ -96,9 +101,9 @@ class Loader {
     layer.gate = linear(mlp + "gate_proj", config_.intermediate, hidden);
     layer.up = linear(mlp + "up_proj", config_.intermediate, hidden);
     layer.down = linear(mlp + "down_proj", hidden, config_.intermediate);
-    if (config_.has_subln) {
-      layer.attn_sub_norm = vector(attention + "attn_sub_norm.weight", config_.q_width());
-      layer.ffn_sub_norm = vector(mlp + "ffn_sub_norm.weight", config_.intermediate);
+    if (config_.subln == Subln::subln) {
+      layer.o.input_norm = vector(attention + "attn_sub_norm.weight", config_.q_width());
+      layer.down.input_norm = vector(mlp + "ffn_sub_norm.weight", config_.intermediate);
     }
     return layer;
   }

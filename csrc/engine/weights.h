@@ -16,10 +16,8 @@ struct LayerWeights {
   std::vector<float> attn_norm;
   Matrix q, k, v, o;
   std::vector<float> q_norm, k_norm;  // [head_dim], or empty
-  std::vector<float> attn_sub_norm;   // [heads * head_dim], or empty
   std::vector<float> ffn_norm;
   Matrix gate, up, down;
-  std::vector<float> ffn_sub_norm;  // [intermediate], or empty
 };
 
 struct Weights {

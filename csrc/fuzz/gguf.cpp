@@ -174,6 +174,7 @@ std::vector<std::string> seeds() {
                                      {GgufType::q5_0, 32},
                                      {GgufType::q5_1, 32},
                                      {GgufType::i2_s, 128},
+                                     {GgufType::iq2_bn, 64},
                                      {GgufType::q6_k, 256},
                                      {GgufType::tq1_0, 256},
                                      {GgufType::tq2_0, 256},

@@ -10,6 +10,7 @@
 
 #include "layout/hf_packed.h"
 #include "layout/i2s.h"
+#include "layout/iq2_bn.h"
 #include "layout/lut.h"
 #include "layout/q4_0.h"
 #include "layout/q6_k.h"
@@ -160,6 +161,41 @@ TEST_P(BlockLayout, RandomBlocks) {
 
 INSTANTIATE_TEST_SUITE_P(Format, BlockLayout, testing::ValuesIn(formats()),
                          [](const auto& info) { return std::string(info.param.name); });
+
+// IQ2_BN is only read: bytes by the formula, in the second block of a row.
+TEST(Iq2Bn, OneHotAtEveryPosition) {
+  for (std::size_t at = 0; at < 64; ++at) {
+    for (int value : {1, -1}) {
+      SCOPED_TRACE(testing::Message() << value << " at " << at);
+      Codes codes(128, 0);
+      codes[64 + at] = static_cast<std::int8_t>(value);
+      std::vector<double> sums(32);
+      for (std::size_t i = 0; i < 128; ++i) {
+        sums[i / 64 * 16 + i % 16] += (codes[i] + 1) * std::pow(4, i % 64 / 16);
+      }
+      Bytes row = kScaleF32;
+      const Bytes packed = to_bytes(sums, {});
+      row.insert(row.end(), packed.begin(), packed.end());
+      Codes back(128, 99);
+      float scale = 0;
+      EXPECT_TRUE(iq2_bn::unpack_row(row.data(), 128, back.data(), scale));
+      EXPECT_EQ(back, codes);
+      EXPECT_EQ(scale, kScale);
+      row[4 + 16 + at % 16] |= 3 << at / 16 * 2;
+      EXPECT_FALSE(iq2_bn::unpack_row(row.data(), 128, back.data(), scale));
+    }
+  }
+}
+
+TEST(Iq2Bn, ARowOfScaleZeroIsZeros) {
+  Bytes row(4 + 16, 0xaa);  // ik_llama.cpp compares weights with half of the largest, which is 0
+  for (int i = 0; i < 4; ++i) row[i] = 0;
+  Codes back(64, 99);
+  float scale = 1;
+  EXPECT_TRUE(iq2_bn::unpack_row(row.data(), 64, back.data(), scale));
+  EXPECT_EQ(back, Codes(64, 0));
+  EXPECT_EQ(scale, 0.0f);
+}
 
 Codes random_codes(std::int64_t count, unsigned seed) {
   std::mt19937 rng(seed);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 #include "engine_files.h"
@@ -55,6 +56,19 @@ std::string encoded(GgufType type, const std::vector<int8_t>& codes) {
       q4_0::pack(codes.data(), kRows, kColumns, kScale, packed);
       bytes.resize(q4_0::size_bytes(kRows, kColumns));
       break;
+    case GgufType::iq2_bn: {
+      Bytes rows;
+      for (int64_t row = 0; row < kRows; ++row) {
+        rows.put(kScale);
+        for (int64_t i = 0; i < kColumns / 4; ++i) {
+          const int8_t* from = &codes[row * kColumns + i / 16 * 64 + i % 16];
+          const int byte =
+              from[0] + 1 + 4 * (from[16] + 1) + 16 * (from[32] + 1) + 64 * (from[48] + 1);
+          rows.put(static_cast<uint8_t>(byte));
+        }
+      }
+      return rows.data();
+    }
     default: {  // F16
       Bytes halves;
       for (const int8_t code : codes) halves.put(half::f32_to_f16(kScale * code));
@@ -123,7 +137,8 @@ TEST_P(LoadRows, AreThoseOfTheFileForAnyNumberOfThreads) {
     const auto source = open_gguf(file, is_interleaved);
     for (const TernaryLayout layout : {TernaryLayout::t2, TernaryLayout::t1}) {
       for (const bool may_be_ternary : {true, false}) {
-        if (!may_be_ternary && GetParam() == GgufType::i2_s) continue;
+        const bool is_fork_type = GetParam() == GgufType::i2_s || GetParam() == GgufType::iq2_bn;
+        if (!may_be_ternary && is_fork_type) continue;
         const Matrix one = load(*source, 1, may_be_ternary, layout);
         EXPECT_EQ(one.is_ternary(), may_be_ternary);
         EXPECT_EQ(all_rows(one), is_interleaved ? separated : stored);
@@ -156,13 +171,33 @@ TEST_P(LoadRows, TheOutcomeOfADamagedRowIsTheSameForAnyNumberOfThreads) {
   for (const int threads : {2, 5}) EXPECT_EQ(outcome(threads), one);
 }
 
+// The engine keeps one scale a matrix.
+TEST(LoadIq2Bn, RowsHaveOneScale) {
+  TemporaryDirectory directory;
+  const std::string data = encoded(GgufType::iq2_bn, random_codes());
+  const size_t row_bytes = data.size() / kRows;
+  const auto load_with_scale = [&](size_t row, float scale) {
+    std::string changed = data;
+    std::memcpy(&changed[row * row_bytes], &scale, sizeof scale);
+    const GgufFile file(directory.write("m.gguf", gguf_bytes(GgufType::iq2_bn, changed)));
+    return load(*open_gguf(file, false), 2, true, TernaryLayout::t2);
+  };
+  EXPECT_EQ(load_with_scale(0, 0).scale(), kScale);  // a row of zeros has any
+  const auto problem = [&](float scale) {
+    return error_of<FormatError>([&] { load_with_scale(7, scale); });
+  };
+  EXPECT_NE(problem(2 * kScale).find("rows have different scales"), std::string::npos);
+  EXPECT_NE(problem(-kScale).find("scale is negative or not finite"), std::string::npos);
+  EXPECT_NE(problem(NAN).find("scale is negative or not finite"), std::string::npos);
+}
+
 std::string type_name(const testing::TestParamInfo<GgufType>& info) {
   return find_gguf_type(static_cast<uint32_t>(info.param))->name;
 }
 
 INSTANTIATE_TEST_SUITE_P(Gguf, LoadRows,
                          testing::Values(GgufType::i2_s, GgufType::tq2_0, GgufType::tq1_0,
-                                         GgufType::q4_0, GgufType::f16),
+                                         GgufType::q4_0, GgufType::f16, GgufType::iq2_bn),
                          type_name);
 
 TEST(LoadMasters, GiveTheSameCodesAndScaleForAnyNumberOfThreads) {
@@ -175,7 +210,7 @@ TEST(LoadMasters, GiveTheSameCodesAndScaleForAnyNumberOfThreads) {
   }
   directory.write("model.safetensors", safetensors_bytes(masters.data()));
   for (const bool is_ternary : {true, false}) {
-    const auto source = open_safetensors(directory.path(), is_ternary, {});
+    const auto source = open_safetensors(directory.path(), is_ternary);
     const Matrix one = load(*source, 1, true, TernaryLayout::t2);
     EXPECT_EQ(one.is_ternary(), is_ternary);
     for (const int threads : {2, 5}) {

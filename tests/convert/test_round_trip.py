@@ -158,6 +158,21 @@ def test_the_engine_runs_embeddings_of_every_type(
     verify_logits(tmp_path / "a.gguf", back(tmp_path / "a.gguf", tmp_path / "b"))
 
 
+def test_iq2_bn_is_refused_by_name(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "bitnet")
+    row = np.zeros(4 + 16, np.uint8)
+    writer.add_tensor_info(
+        "blk.0.attn_q.weight", (1, 64), np.dtype(np.float32), row.nbytes, raw_dtype=135
+    )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.write_tensor_data(row)
+    writer.close()
+    with pytest.raises(FormatError, match="IQ2_BN tensors: the engine runs them"):
+        GgufSource(tmp_path / "a.gguf")
+
+
 def test_embedding_is_q8_0_only_where_that_is_exact(tokenizer: Path, tmp_path: Path) -> None:
     artifact = save_tiny_artifact(tmp_path / "a", tokenizer)
     types = {tensor.gguf_name: tensor.type.name for tensor in plan_gguf(artifact).tensors}

@@ -87,7 +87,7 @@ def save_tiny_artifact(
     quantize_(model, QuantConfig(subln=subln, lam=lam))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "sub_norm" in name:
+            if "sub_norm" in name or name.endswith("_proj.norm.weight"):
                 parameter.uniform_(0.7, 1.3)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     save_artifact(model, tokenizer, path, Manifest(stage="test"))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.convert.tiny_models import save_tiny_artifact
 from wrinklefree import _engine
 
 PROMPT = [1, 403, 407, 261, 378]  # of both golden files
@@ -50,6 +51,13 @@ def golden() -> Callable[[Path], TopTokens]:
 @pytest.fixture(scope="session")
 def stories_dir(data_dir: Path) -> Path:
     return data_dir / "stories260k_hf"
+
+
+@pytest.fixture(scope="session")
+def all_norms_dir(stories_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact whose every linear layer has a norm of its own (SubLN placement `all`)."""
+    path = tmp_path_factory.mktemp("all") / "artifact"
+    return save_tiny_artifact(path, stories_dir, "qwen3", subln="all")
 
 
 @pytest.fixture(scope="session")

@@ -17,12 +17,22 @@ from wrinklefree import _engine
 TOKENS = [1, *range(3, 170)]  # longer than one internal chunk (128) and five pages of the cache
 
 
+@pytest.fixture(params=["ternary", "all_norms", "float"])
+def model_path(
+    request: pytest.FixtureRequest, ternary_gguf: Path, all_norms_dir: Path, stories_dir: Path
+) -> str:
+    paths = {"ternary": ternary_gguf, "all_norms": all_norms_dir, "float": stories_dir}
+    return str(paths[request.param])
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 5, 16])
-def test_threads_do_not_change_bits(ternary_gguf: Path, threads: int) -> None:
-    expected = all_logits(_engine.Model(str(ternary_gguf), threads=1), TOKENS[:40])
-    model = _engine.Model(str(ternary_gguf), threads=threads)
+def test_threads_do_not_change_bits(model_path: str, threads: int) -> None:
+    expected = all_logits(_engine.Model(model_path, threads=1), TOKENS[:40])
+    model = _engine.Model(model_path, threads=threads)
     assert model.info["threads"] == threads
     np.testing.assert_array_equal(all_logits(model, TOKENS[:40]), expected)
+    # Of one row every thread makes its own copy of what the products read.
+    np.testing.assert_array_equal(all_logits(model, TOKENS[:1]), expected[:1])
 
 
 @pytest.mark.parametrize("rows", [1, 4, 40])
@@ -37,11 +47,8 @@ def test_the_layout_does_not_change_bits(ternary_gguf: Path, rows: int) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 31, 32, 33, 128, 150])
-@pytest.mark.parametrize("kind", ["ternary", "float"])
-def test_chunking_of_the_prompt_does_not_change_bits(
-    ternary_gguf: Path, stories_dir: Path, kind: str, chunk: int
-) -> None:
-    model = _engine.Model(str(ternary_gguf if kind == "ternary" else stories_dir))
+def test_chunking_of_the_prompt_does_not_change_bits(model_path: str, chunk: int) -> None:
+    model = _engine.Model(model_path)
     sequence = model.sequence(len(TOKENS))
     parts = [
         model.step([_engine.StepItem(sequence, TOKENS[i : i + chunk], None, "all")])[0].logits

@@ -59,11 +59,22 @@ def _one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def random_student(family: str, subln: str, *, is_tied: bool, **overrides: int) -> PreTrainedModel:
+# Left float: a matrix beside ternary ones that read the same, all that do, and one alone.
+FLOAT_MODULES = ("k_proj", "layers.1.mlp", "layers.2.self_attn.o_proj")
+
+
+def random_student(
+    family: str,
+    subln: str,
+    *,
+    is_tied: bool,
+    float_modules: tuple[str, ...] = (),
+    **overrides: int,
+) -> PreTrainedModel:
     torch.manual_seed(0)
     config_class, model_class = FAMILIES[family]
     model = model_class(config_class(**{**SHAPE, **overrides}, tie_word_embeddings=is_tied)).eval()
-    quantize_(model, QuantConfig(subln=subln))
+    quantize_(model, QuantConfig(subln=subln, modules_to_not_convert=("lm_head", *float_modules)))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)
@@ -74,13 +85,23 @@ def random_student(family: str, subln: str, *, is_tied: bool, **overrides: int) 
 
 @pytest.fixture(
     scope="module",
-    params=["llama-subln-tied", "qwen2-none", "qwen2-subln", "qwen3-subln", "qwen3-none-tied"],
+    params=[
+        "llama-subln-tied",
+        "llama-all",
+        "qwen2-none",
+        "qwen2-subln",
+        "qwen2-all-mixed",
+        "qwen3-subln",
+        "qwen3-none-tied",
+        "qwen3-all-tied",
+    ],
 )
 def student(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[PreTrainedModel, Path]:
-    family, subln, *tied = request.param.split("-")
-    model = random_student(family, subln, is_tied=bool(tied))
+    family, subln, *more = request.param.split("-")
+    float_modules = FLOAT_MODULES if "mixed" in more else ()
+    model = random_student(family, subln, is_tied="tied" in more, float_modules=float_modules)
     path = tmp_path_factory.mktemp("artifact") / request.param
     save_artifact(model, None, path, Manifest(stage="test"))
     return model, path
@@ -101,10 +122,9 @@ def layer_with_codes(
     """Output of a PyTorch layer and the int8 inputs of its products, by the engine's names."""
     layer = model.model.layers[index]
     readers = {
-        "qkv": layer.self_attn.q_proj,
-        "o": layer.self_attn.o_proj,
-        "gate_up": layer.mlp.gate_proj,
-        "down": layer.mlp.down_proj,
+        name.split(".")[-1].removesuffix("_proj"): module
+        for name, module in layer.named_modules()
+        if isinstance(module, BitLinear)
     }
     codes: dict[str, np.ndarray] = {}
 
@@ -129,10 +149,12 @@ def test_a_layer_fed_with_pytorchs_input_has_its_codes_and_output(
     model, path = student
     engine = _engine.Model(str(path))
     assert engine.info["ternary_parameters"] > 0
+    assert engine.info["subln"] == model.config.quantization_config["subln"]
     inputs = model(tokens, output_hidden_states=True).hidden_states
     for index in range(SHAPE["num_hidden_layers"]):
         expected, codes = layer_with_codes(model, index, inputs[index])
         ours = engine.layer_io(index, inputs[index][0].numpy())
+        assert {name for name in ours if name.endswith("_codes")} == {f"{n}_codes" for n in codes}
         steps = np.concatenate(
             [
                 np.abs(ours[f"{name}_codes"].astype(int) - theirs.astype(int))
@@ -187,11 +209,14 @@ def mean_kl(p_logits: torch.Tensor, q_logits: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def test_c_a_deep_model_differs_at_most_twice_as_much_as_eager_from_sdpa(tmp_path: Path) -> None:
+@pytest.mark.parametrize("subln", ["subln", "all"])
+def test_c_a_deep_model_differs_at_most_twice_as_much_as_eager_from_sdpa(
+    tmp_path: Path, subln: str
+) -> None:
     """24 layers: deep enough for roundings to spread. In a few layers hardly a code flips, and two
     programs that differ in every operation are further apart than two that share all but one."""
     shape = {"vocab_size": 512, "hidden_size": 192, "intermediate_size": 384, "head_dim": 32}
-    model = random_student("qwen3", "subln", is_tied=True, num_hidden_layers=24, **shape)
+    model = random_student("qwen3", subln, is_tied=True, num_hidden_layers=24, **shape)
     save_artifact(model, None, tmp_path / "artifact", Manifest(stage="test"))
     engine = _engine.Model(str(tmp_path / "artifact"))
     between_torch, between_programs = [], []
@@ -208,7 +233,7 @@ def test_c_a_deep_model_differs_at_most_twice_as_much_as_eager_from_sdpa(tmp_pat
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("subln", ["none", "subln"])
+@pytest.mark.parametrize("subln", ["none", "subln", "all"])
 def test_c_perplexity_of_real_text_agrees(
     stories_dir: Path, data_dir: Path, tmp_path: Path, subln: str
 ) -> None:

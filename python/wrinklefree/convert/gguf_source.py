@@ -44,6 +44,11 @@ class GgufSource:
                 f"wrinklefree (this one reads schema {SCHEMA})"
             )
         self._infos = {info.name: info for info in self._file.tensors}
+        if any(info.type == "IQ2_BN" for info in self._infos.values()):
+            raise FormatError(
+                f"{path} has IQ2_BN tensors: the engine runs them, wf-convert does not read them; "
+                "convert the file that was quantized to IQ2_BN"
+            )
         self.architecture = architecture(str(self.metadata.get("general.architecture", "")))
         self.config = config_of(self.metadata, self._infos)
         self._gguf_name = {
