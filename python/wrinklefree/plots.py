@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wrinklefree.errors import UsageError
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 INK = "#444444"
 _COLOURS = ("#3b6ea5", "#c8553d", "#5b8c5a", "#8a6fa8", "#b08a3c", "#5f9ea0")
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "figure.figsize": (7.0, 4.4),
     "figure.dpi": 150,
     "figure.constrained_layout.use": True,
