@@ -103,7 +103,9 @@ def test_bytes_of_a_token_are_weights_head_and_cache(ternary_gguf: Path) -> None
     assert figures["bw_share"] == pytest.approx(rate, abs=1e-3)
 
 
-def test_what_cannot_be_measured_is_one_line(tmp_path: Path, ternary_gguf: Path) -> None:
+def test_what_cannot_be_measured_is_one_line(
+    tmp_path: Path, data_dir: Path, ternary_gguf: Path
+) -> None:
     (tmp_path / "broken.gguf").write_bytes(b"GGUF")
     for arguments, code, problem in (
         ([], 2, "one of both"),
@@ -111,6 +113,7 @@ def test_what_cannot_be_measured_is_one_line(tmp_path: Path, ternary_gguf: Path)
         ([str(tmp_path / "none.gguf")], 2, "no model at"),
         ([str(tmp_path / "broken.gguf")], 1, "broken.gguf"),
         ([str(ternary_gguf), "--tokens", "100000"], 2, "context"),
+        ([str(data_dir / "stories260k_hf"), "--plot", str(tmp_path / "a.png")], 2, "no ternary"),
         ([str(ternary_gguf), "--plot", str(tmp_path / "none" / "a.png")], 2, "no directory"),
     ):
         result = wf(*arguments)

@@ -72,6 +72,8 @@ def bench_model(path: Path, plan: Plan) -> dict[str, Any]:
     prompt = min(plan.prompt, info["context_length"] - plan.tokens)
     if prompt < 1:
         raise UsageError(f"{plan.tokens} tokens fill the context of {info['context_length']}")
+    if plan.roofline and not info["ternary_parameters"]:
+        raise UsageError(f"{path} has no ternary weights: its multiply-adds have no roofline here")
     ids = [int(i) for i in np.random.default_rng(1).integers(0, info["vocab_size"], prompt)]
     rates = _rates(model, ids, plan, plan.batch)
     read_gbps = max(before, _engine.read_gbps(plan.threads, _READ_BYTES))

@@ -18,8 +18,8 @@ def point(name: str, *, tokens_per_s: float, macs: float, bytes_per_token: float
     """One kind of step; `macs` are the multiply-adds of a token."""
     return {
         "name": name,
-        "macs_per_byte": round(macs / bytes_per_token, 3),
-        "gmacs": round(tokens_per_s * macs / 1e9, 3),
+        "macs_per_byte": float(f"{macs / bytes_per_token:.4g}"),
+        "gmacs": float(f"{tokens_per_s * macs / 1e9:.4g}"),
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from wrinklefree import plots
 from wrinklefree.cli.command import Command, Group
 from wrinklefree.errors import UsageError
 
@@ -44,32 +45,34 @@ def bench() -> None:
     "--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Also draw a roofline."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def model(path: Path | None, shape: str | None, as_json: bool, **options: Any) -> None:
+def model(
+    path: Path | None, shape: str | None, plot: Path | None, as_json: bool, **options: Any
+) -> None:
     """Prefill, decode, load time and memory of MODEL, an artifact directory or a .gguf file."""
     if (path is None) == (shape is None):
         raise UsageError("give a model or --shape, one of both")
+    if plot is not None:
+        plots.check(plot)
     if path is not None:
-        show(measure(path, **options), as_json)
+        show(measure(path, plot=plot, **options), as_json)
         return
     assert shape is not None
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / f"{shape}.gguf"
         write_shape(path, shape)
-        show(measure(path, **options), as_json)
+        show(measure(path, plot=plot, **options), as_json)
 
 
 def measure(
     path: Path, *, threads: int | None, plot: Path | None, **options: Any
 ) -> dict[str, Any]:
-    from wrinklefree import _engine, plots
+    from wrinklefree import _engine
     from wrinklefree.bench.model import Plan, bench_model
     from wrinklefree.bench.roofline import draw
     from wrinklefree.errors import FormatError, WrinklefreeError
 
     if not path.exists():
         raise UsageError(f"no model at {path}: give a model directory or a .gguf file")
-    if plot is not None:
-        plots.check(plot)
     try:
         threads = threads or int(_engine.cpu_info()["threads"])
         plan = Plan(threads=threads, roofline=plot is not None, **options)
