@@ -1,9 +1,8 @@
-// What this machine can do at most: memory read and copy bandwidth, int8 multiply-adds from
-// registers. bench/ceilings.py builds this file and calls it through ctypes.
+// What this machine's memory can do at most: read and copy bandwidth. bench/ceilings.py builds this
+// file and calls it through ctypes.
 //
 // Every width of vector has a function of its own with a target attribute, so one binary runs on
-// any x86-64; elsewhere memory is measured by 8-byte loops, which compilers vectorise, and there is
-// no multiply peak.
+// any x86-64; elsewhere memory is measured by 8-byte loops, which compilers vectorise.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -137,44 +136,6 @@ __attribute__((target("avx2"))) void copy_avx2(Bytes to, const std::uint8_t* fro
   }
 }
 
-// Accumulators of a multiply loop: more than latency times instructions per cycle.
-constexpr int kSums = 12;
-
-// In assembly, because compilers either spill sums or notice that all products are equal. What the
-// registers hold does not matter, and integer products take the same time for any values.
-#define ALL_SUMS(one)                                                                       \
-  one("0") one("1") one("2") one("3") one("4") one("5") one("6") one("7") one("8") one("9") \
-      one("10") one("11")
-#define USED_REGISTERS                                                                     \
-  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", \
-      "xmm11", "xmm12", "xmm13", "xmm14"
-
-#define MADDUBS(sum)                         \
-  "vpmaddubsw %%ymm13, %%ymm12, %%ymm14\n\t" \
-  "vpaddw %%ymm14, %%ymm" sum ", %%ymm" sum "\n\t"
-__attribute__((target("avx2"))) void multiply_avx2(std::int64_t rounds) {
-  for (std::int64_t r = 0; r < rounds; ++r) {
-    __asm__ volatile(ALL_SUMS(MADDUBS)::: USED_REGISTERS);
-  }
-  _mm256_zeroupper();
-}
-
-#define DPBUSD_YMM(sum) "%{vex%} vpdpbusd %%ymm13, %%ymm12, %%ymm" sum "\n\t"
-__attribute__((target("avx2"))) void multiply_avxvnni(std::int64_t rounds) {
-  for (std::int64_t r = 0; r < rounds; ++r) {
-    __asm__ volatile(ALL_SUMS(DPBUSD_YMM)::: USED_REGISTERS);
-  }
-  _mm256_zeroupper();
-}
-
-#define DPBUSD_ZMM(sum) "vpdpbusd %%zmm13, %%zmm12, %%zmm" sum "\n\t"
-__attribute__((target("avx512f"))) void multiply_avx512vnni(std::int64_t rounds) {
-  for (std::int64_t r = 0; r < rounds; ++r) {
-    __asm__ volatile(ALL_SUMS(DPBUSD_ZMM)::: USED_REGISTERS);
-  }
-  _mm256_zeroupper();
-}
-
 bool has_avx2() { return __builtin_cpu_supports("avx2"); }
 bool has_avx512() { return __builtin_cpu_supports("avx512f"); }
 
@@ -230,22 +191,4 @@ EXPORT double wf_copy_s(Bytes to, const std::uint8_t* from, std::size_t bytes, i
     const std::size_t first = static_cast<std::size_t>(thread) * share;
     copy(to + first, from + first, share);
   });
-}
-
-// Multiply-adds a second of all threads together, or 0 if there is no loop of that name.
-EXPORT double wf_multiply_per_s(const char* kind, int threads, std::int64_t rounds) {
-#if defined(__x86_64__)
-  const auto is = [kind](const char* name) { return std::strcmp(kind, name) == 0; };
-  const auto multiply = is("avx2_maddubs")  ? multiply_avx2
-                        : is("avx_vnni")    ? multiply_avxvnni
-                        : is("avx512_vnni") ? multiply_avx512vnni
-                                            : nullptr;
-  if (multiply == nullptr) return 0;
-  const int products = multiply == multiply_avx512vnni ? 64 : 32;  // of one instruction
-  const double seconds = timed(threads, [=](int) { multiply(rounds); });
-  return static_cast<double>(rounds) * kSums * products * threads / seconds;
-#else
-  static_cast<void>(kind), static_cast<void>(threads), static_cast<void>(rounds);
-  return 0;
-#endif
 }

@@ -1,4 +1,5 @@
-"""Ceilings of this machine, measured in this process: compiles ceilings.cpp with $CXX and calls it.
+"""Ceilings of this machine, measured in this process: compiles ceilings.cpp with $CXX and calls it;
+the engine has the multiply peak.
 
 Memory bandwidth drifts on shared hosts, so a share is taken from a kernel and its ceiling measured
 side by side: `read_gbps` and its siblings are cheap to call again.
@@ -11,17 +12,11 @@ import os
 import subprocess
 from pathlib import Path
 
+from wrinklefree import _engine
+
 SOURCE = Path(__file__).with_name("ceilings.cpp")
 LIBRARY = SOURCE.parents[1] / "build" / "bench" / "libceilings.so"
 COPY_KINDS = {0: "memcpy", 1: "stores", 2: "streaming stores"}
-# The multiply loop of each instruction set of ours.
-PEAKS = {
-    "avx512vbmi": "avx512_vnni",
-    "avx512vnni": "avx512_vnni",
-    "avxvnni": "avx_vnni",
-    "avx2": "avx2_maddubs",
-}
-ROUNDS = 400_000  # of a multiply loop: a few milliseconds
 
 
 def _load() -> ctypes.CDLL:
@@ -40,8 +35,6 @@ def _load() -> ctypes.CDLL:
     library.wf_read_s.argtypes = [pointer, size, number, number]
     library.wf_copy_s.restype = ctypes.c_double
     library.wf_copy_s.argtypes = [pointer, pointer, size, number, number]
-    library.wf_multiply_per_s.restype = ctypes.c_double
-    library.wf_multiply_per_s.argtypes = [ctypes.c_char_p, number, ctypes.c_int64]
     return library
 
 
@@ -49,7 +42,8 @@ class Ceilings:
     """Buffers of `mib` MiB each in huge and in small pages, and the best loop found so far."""
 
     def __init__(self, isa: str, threads: list[int], mib: int = 512, repeats: int = 5) -> None:
-        self.multiply_peak = PEAKS.get(isa)
+        self._isa = isa
+        self.multiply_peak = _engine.multiply_peak(isa, 1)[0]  # the instruction, or ""
         self._library = _load()
         self._bytes = mib << 20
         self._huge, self._small, self._copy = (self._map(huge) for huge in (1, 0, 1))
@@ -113,6 +107,4 @@ class Ceilings:
 
     def multiply_gmacs(self, threads: int) -> float:
         """10^9 int8 multiply-adds a second from registers; 0 where no loop is known."""
-        kind = (self.multiply_peak or "").encode()
-        per_s = max(self._library.wf_multiply_per_s(kind, threads, ROUNDS) for _ in range(3))
-        return self._seen(threads, "multiply_gmacs", per_s / 1e9)
+        return self._seen(threads, "multiply_gmacs", _engine.multiply_peak(self._isa, threads)[1])

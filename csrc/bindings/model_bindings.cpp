@@ -130,6 +130,8 @@ py::dict info(const PyModel& self) {
     }
     bytes += static_cast<int64_t>(matrix->bytes());
   }
+  auto layer_bytes = bytes - static_cast<int64_t>(weights.embedding.bytes());
+  if (weights.untied_head) layer_bytes -= static_cast<int64_t>(weights.untied_head->bytes());
   py::dict info;
   info["source"] = self.model.is_gguf() ? "gguf" : "artifact";
   info["architecture"] = config.architecture;
@@ -152,6 +154,8 @@ py::dict info(const PyModel& self) {
   info["total_parameters"] = total;
   info["weight_bytes"] = bytes;
   info["ternary_weight_bytes"] = ternary_bytes;
+  info["layer_weight_bytes"] = layer_bytes;
+  info["head_weight_bytes"] = weights.head().bytes();
   info["bits_per_weight"] = 8.0 * static_cast<double>(bytes) / static_cast<double>(total);
   info["kv_bytes_per_token"] = Sequence::bytes_per_token(config, self.model.kv_type());
   info["isa"] = self.model.kernels().isa;
@@ -160,8 +164,30 @@ py::dict info(const PyModel& self) {
   info["head"] = self.model.head().is_screened() ? "screened" : "stored";
   info["head_screen_bytes"] = self.model.head().screen_bytes();
   info["threads"] = self.model.threads();
+  info["rows_per_pass"] = Forward::kMaxRows;
+  info["head_rows_per_pass"] = Head::kRows;
   info["notes"] = weights.notes;
   return info;
+}
+
+// Seconds, {phase: ...}, "total" and "steps".
+py::dict take_profile(PyModel& self) {
+  StepTimes times;
+  {
+    py::gil_scoped_release release;
+    const std::lock_guard lock(self.mutex);
+    times = self.model.profile().take();
+  }
+  py::dict result;
+  result["matmul"] = times.of(Phase::matmul);
+  result["attention"] = times.of(Phase::attention);
+  result["head"] = times.of(Phase::head);
+  result["norm_quantize"] = times.of(Phase::norm_quantize);
+  result["barrier"] = times.of(Phase::barrier);
+  result["other"] = times.of(Phase::other);
+  result["total"] = times.total;
+  result["steps"] = times.steps;
+  return result;
 }
 
 py::dict metadata(const PyModel& self) {
@@ -300,6 +326,17 @@ void bind_model(py::module_& module) {
           "memory. Not during a step that uses the other.")
       .def("step", &step, py::arg("items"),
            "Appends the tokens of all items to their sequences; see csrc/engine/model.h.")
+      .def(
+          "profile",
+          [](PyModel& self, bool is_on) {
+            py::gil_scoped_release release;
+            const std::lock_guard lock(self.mutex);
+            self.model.profile().set_on(is_on);
+          },
+          py::arg("is_on"), "Measures the phases of steps from now on, or no more.")
+      .def("take_profile", &take_profile,
+           "Seconds of the steps measured since the last call by phase, the mean of the threads: "
+           "csrc/engine/step_profile.h.")
       .def("layer_io", &layer_io, py::arg("layer"), py::arg("hidden"),
            "One layer on hidden states [rows <= 128, hidden_size] at positions 0, 1, ...");
 }

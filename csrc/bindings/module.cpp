@@ -8,6 +8,7 @@
 #include "cpus.h"
 #include "dispatch.h"
 #include "error.h"
+#include "multiply_peak.h"
 
 namespace py = pybind11;
 using namespace wf::engine;
@@ -68,6 +69,18 @@ PYBIND11_MODULE(_engine, module) {
       },
       py::arg("threads"), py::arg("nbytes"),
       "Read bandwidth of memory, GB/s: best of five passes.");
+  module.def(
+      "multiply_peak",
+      [](const std::string& isa, int threads) {
+        if (threads < 1 || threads > 512) throw ModelError("multiply_peak wants 1 to 512 threads");
+        if (wf::find(isa.c_str()) == nullptr) throw ModelError("'" + isa + "' cannot run here");
+        py::gil_scoped_release release;
+        const MultiplyPeak peak = multiply_peak(isa, threads);
+        return std::pair(peak.instruction, peak.gmacs);
+      },
+      py::arg("isa"), py::arg("threads"),
+      "(instruction, 10^9 int8 multiply-adds a second from registers) of an instruction set that "
+      "runs here; (\"\", 0) where no loop is known.");
   bind_gguf(module);
   bind_model(module);
 }

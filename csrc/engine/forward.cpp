@@ -14,7 +14,8 @@ Forward::Forward(const ModelConfig& config, const Weights& weights, const Kernel
       kernels_(kernels),
       pool_(pool),
       head_(weights.head(), kernels, pool, is_head_screened),
-      attention_(config, kernels, pool) {
+      attention_(config, kernels, pool),
+      profile_(pool.size()) {
   const auto floats = [](int64_t width) {
     return std::vector<float>(static_cast<size_t>(kMaxRows * width));
   };
@@ -47,6 +48,7 @@ void Forward::run(std::span<const TokenRow> rows, LogitsSink& sink) {
   rows_ = rows;
   attention_.plan(rows);
   pool_.run([&](int thread) {
+    const StepProfile::Part measured(profile_, thread);
     embed(thread);
     for (int64_t i = 0; i < config_.layers; ++i) layer(i, thread);
     predict(sink, thread);
@@ -120,6 +122,7 @@ void Forward::layer(int64_t index, int thread) {
 // readers' own norms where they have one.
 void Forward::norm_rows(const std::vector<float>& gain, const float* in, int64_t width,
                         std::initializer_list<const Matrix*> readers, int thread) {
+  enter_phase(Phase::norm_quantize);
   const bool has_ternary_reader = std::any_of(
       readers.begin(), readers.end(), [](const Matrix* matrix) { return matrix->is_ternary(); });
   const Range range = has_own_inputs() ? Range{0, 1} : share(num_rows(), 1, thread);
@@ -190,6 +193,7 @@ void Forward::product(const Matrix& matrix, size_t reader, Range range, int thre
 
 // q, k and v as one stack of weight rows, so that three small matrices still divide evenly.
 void Forward::project_heads(const LayerWeights& layer, int thread) {
+  enter_phase(Phase::matmul);
   const std::pair<const Matrix*, float*> parts[] = {
       {&layer.q, q_.data()}, {&layer.k, k_.data()}, {&layer.v, v_.data()}};
   int64_t panels = 0;
@@ -222,6 +226,7 @@ void Forward::rotate(float* head, int64_t row) const {
 
 // Norms and rotates each head of q and k, and stores k and v in the caches.
 void Forward::place_heads(const LayerWeights& layer, int64_t index, int thread) {
+  enter_phase(Phase::attention);
   const int64_t d = config_.head_dim;
   const int64_t heads = config_.heads + config_.kv_heads;
   const Range range = share(num_rows() * heads, 1, thread);
@@ -248,6 +253,7 @@ void Forward::place_heads(const LayerWeights& layer, int64_t index, int thread) 
 
 // gate_ = act(gate) * up, each thread on its own columns of both.
 void Forward::gate_up(const LayerWeights& layer, int thread) {
+  enter_phase(Phase::matmul);
   const Range range = share(config_.intermediate, t2::kRows, thread);
   product(layer.gate, 0, range, thread, gate_.data());
   product(layer.up, 1, range, thread, up_.data());
@@ -262,6 +268,7 @@ void Forward::gate_up(const LayerWeights& layer, int thread) {
 
 // hidden_ += the product, each thread on its own columns.
 void Forward::add_product(const Matrix& matrix, int thread) {
+  enter_phase(Phase::matmul);
   const Range range = share(matrix.rows(), t2::kRows, thread);
   product(matrix, 0, range, thread, added_.data());
   for (int64_t r = 0; r < num_rows(); ++r) {
@@ -276,6 +283,7 @@ void Forward::add_product(const Matrix& matrix, int thread) {
 // Norm and head of the wanted rows, Head::kRows at a time; then the sink takes them, one group of
 // rows a thread.
 void Forward::predict(LogitsSink& sink, int thread) {
+  enter_phase(Phase::head);
   for (int64_t next = 0; next < num_rows();) {
     int64_t wanted[Head::kRows];
     int64_t count = 0;

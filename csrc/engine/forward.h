@@ -17,6 +17,7 @@
 #include "config.h"
 #include "head.h"
 #include "kernels.h"
+#include "step_profile.h"
 #include "thread_pool.h"
 #include "token_row.h"
 #include "weights.h"
@@ -49,6 +50,7 @@ class Forward {
           ThreadPool& pool, bool is_head_screened);
 
   const Head& head() const { return head_; }
+  StepProfile& profile() { return profile_; }
 
   // Stores keys and values of the rows and hands the wanted logits to `sink`. At most kMaxRows
   // rows, in order of position within a sequence; the sequences have reserved room for them.
@@ -84,6 +86,7 @@ class Forward {
   ThreadPool& pool_;
   Head head_;
   Attention attention_;
+  StepProfile profile_;
 
   std::span<const TokenRow> rows_;
   LayerTrace* trace_ = nullptr;

@@ -263,6 +263,7 @@ void Model::check(std::span<const StepItem> items) const {
 
 std::vector<StepOutput> Model::step(std::span<const StepItem> items,
                                     const std::function<void()>& between_chunks) {
+  const StepProfile::Step measured(forward_->profile());
   check(items);
   std::vector<StepOutput> outputs(items.size());
   StepSink sink(items, outputs, config_.vocab, kernels_);

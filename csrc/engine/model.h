@@ -60,6 +60,7 @@ class Model {
   TernaryLayout layout() const { return layout_; }
   const std::string& layout_reason() const { return layout_reason_; }
   const Head& head() const { return forward_->head(); }
+  StepProfile& profile() { return forward_->profile(); }
   bool is_gguf() const { return gguf_.has_value(); }
   const GgufFile* gguf() const { return gguf_ ? &*gguf_ : nullptr; }
 

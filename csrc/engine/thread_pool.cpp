@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "step_profile.h"
 
 namespace wf::engine {
 
@@ -51,6 +52,7 @@ void ThreadPool::run(const std::function<void(int)>& job) {
 
 void ThreadPool::barrier() {
   if (size_ == 1) return;
+  const WithinPhase waiting(Phase::barrier);
   const unsigned number = barrier_number_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
     arrived_.store(0, std::memory_order_relaxed);

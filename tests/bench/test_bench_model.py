@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from wrinklefree import _engine
+from wrinklefree.bench.model import PHASES
 from wrinklefree.bench.shapes import Model
 from wrinklefree.bench.synthetic import write_model
 
@@ -54,7 +55,57 @@ def test_people_get_lines(ternary_gguf: Path) -> None:
     assert "tg4 " in result.stdout
 
 
-def test_what_cannot_be_measured_is_one_line(tmp_path: Path, ternary_gguf: Path) -> None:
+def test_shares_of_the_step_and_a_roofline(tmp_path: Path, ternary_gguf: Path) -> None:
+    picture = tmp_path / "roofline.png"
+    result = wf(str(ternary_gguf), *SHORT, "--profile", "--plot", str(picture), "--json")
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert list(figures["profile"]) == ["decode", "prefill"]
+    for shares in figures["profile"].values():
+        assert set(shares) == set(PHASES)
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
+        assert min(shares.values()) > 0
+    points = figures["roofline"]["points"]
+    assert [point["name"] for point in points] == [
+        "decode",
+        "decode without the head",
+        "decode, batch of 16",
+        "prefill of 20",
+    ]
+    decode, body, batch, prefill = (point["macs_per_byte"] for point in points)
+    # A batch reads weights once; a prompt does, and its keys and values only once too.
+    assert decode < body < 4
+    assert decode < batch < prefill
+    for point in points[:2]:
+        assert 0 < point["gmacs"] < 4 * figures["roofline"]["read_gbps"]
+    peak = figures["roofline"]["multiply_gmacs"]
+    assert (peak > 0) == bool(figures["roofline"]["multiply_instruction"])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_people_get_tables(tmp_path: Path, ternary_gguf: Path) -> None:
+    picture = str(tmp_path / "roofline.png")
+    result = wf(str(ternary_gguf), *SHORT, "--batch", "3", "--profile", "--plot", picture)
+    assert result.returncode == 0, result.stderr
+    assert "norm + quantize" in result.stdout
+    assert "decode, batch of 3 " in result.stdout
+
+
+def test_bytes_of_a_token_are_weights_head_and_cache(ternary_gguf: Path) -> None:
+    figures = json.loads(wf(str(ternary_gguf), *SHORT, "--json").stdout)
+    info = _engine.Model(str(ternary_gguf)).info
+    assert info["tied"]
+    assert info["weight_bytes"] == info["layer_weight_bytes"] + info["head_weight_bytes"]
+    assert info["layer_weight_bytes"] == info["ternary_weight_bytes"]
+    cache = 22.5 * info["kv_bytes_per_token"]  # 20 prompt tokens, and half of 4 and itself
+    assert figures["bytes_per_token"] == pytest.approx(info["weight_bytes"] + cache, abs=1)
+    rate = figures["tg4"] * figures["bytes_per_token"] / 1e9 / figures["read_gbps"]
+    assert figures["bw_share"] == pytest.approx(rate, abs=1e-3)
+
+
+def test_what_cannot_be_measured_is_one_line(
+    tmp_path: Path, data_dir: Path, ternary_gguf: Path
+) -> None:
     (tmp_path / "broken.gguf").write_bytes(b"GGUF")
     for arguments, code, problem in (
         ([], 2, "one of both"),
@@ -62,6 +113,8 @@ def test_what_cannot_be_measured_is_one_line(tmp_path: Path, ternary_gguf: Path)
         ([str(tmp_path / "none.gguf")], 2, "no model at"),
         ([str(tmp_path / "broken.gguf")], 1, "broken.gguf"),
         ([str(ternary_gguf), "--tokens", "100000"], 2, "context"),
+        ([str(data_dir / "stories260k_hf"), "--plot", str(tmp_path / "a.png")], 2, "no ternary"),
+        ([str(ternary_gguf), "--plot", str(tmp_path / "none" / "a.png")], 2, "no directory"),
     ):
         result = wf(*arguments)
         assert result.returncode == code, (arguments, result.stderr)
@@ -81,6 +134,16 @@ def test_all_types_hold_the_same_weights(tmp_path: Path) -> None:
         logits.append(model.step([item])[0].logits)
     np.testing.assert_array_equal(logits[0], logits[1])
     np.testing.assert_array_equal(logits[0], logits[2])
+
+
+def test_the_peak_is_of_an_instruction_set_that_runs_here() -> None:
+    assert _engine.multiply_peak("scalar", 1) == ("", 0)
+    for isa in _engine.cpu_info()["available"]:
+        instruction, gmacs = _engine.multiply_peak(isa, 2)
+        assert (gmacs > 0) == (instruction != "") == (isa != "scalar")
+    for isa, threads, problem in (("pentium", 1, "cannot run"), ("scalar", 0, "threads")):
+        with pytest.raises(_engine.ModelError, match=problem):
+            _engine.multiply_peak(isa, threads)
 
 
 @pytest.mark.slow

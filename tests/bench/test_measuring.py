@@ -15,6 +15,7 @@ from ceilings import Ceilings
 from problems import SMOLLM2
 from products import LAYOUTS, in_huge_pages
 from runners import Run, Task, llama_bench_runner, ratios
+from wrinklefree import _engine
 
 
 def test_a_share_is_of_the_higher_ceiling_beside_it() -> None:
@@ -51,10 +52,11 @@ def test_impossible_shares_are_named() -> None:
 
 
 def test_ceilings_are_positive_and_shared_by_threads() -> None:
-    ceilings = Ceilings("avx2", [1, 2], mib=16, repeats=1)
+    ceilings = Ceilings(_engine.cpu_info()["isa"], [1, 2], mib=16, repeats=1)
     for threads in (1, 2):
         assert ceilings.read_gbps(threads) > 0
         assert ceilings.copy_gbps(threads) > 0
+        assert (ceilings.multiply_gmacs(threads) > 0) == bool(ceilings.multiply_peak)
     assert Ceilings("scalar", [1], mib=1, repeats=1).multiply_gmacs(1) == 0
 
 

@@ -1,4 +1,4 @@
-"""One model, measured: prefill, decode, load, memory."""
+"""One model, measured: prefill, decode, load, memory; where a step's time goes; its roofline."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from wrinklefree import _engine
+from wrinklefree.bench import roofline
+from wrinklefree.bench.traffic import prefill_bytes, step_bytes
 from wrinklefree.errors import UsageError
 
 _READ_BYTES = 512 << 20
+_ROOFLINE_BATCH = 16
+PHASES = ("matmul", "attention", "head", "norm_quantize", "barrier", "other")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,14 +34,29 @@ class Plan:
     kv_cache: str = "f32"
     head: str = "auto"
     layout: str = "auto"
+    profile: bool = False
+    roofline: bool = False
+
+
+class Rates(NamedTuple):
+    """Tokens/s of the prefill, of decoding all sequences, and of decoding without the head."""
+
+    prefill: float
+    decode: float
+    body: float
 
 
 def bench_model(path: Path, plan: Plan) -> dict[str, Any]:
     """Medians over the rounds; tokens/s, seconds, MiB and GB/s.
 
     `tgN` counts the tokens of all sequences. `tgN_body` decodes without the head; its bytes of
-    ternary weights per second over the read bandwidth, measured before and after, are
-    `body_bw_share`, where one step reads them once whatever the batch.
+    weights per second over the read bandwidth, measured before and after, are `body_bw_share`,
+    where one step reads them once whatever the batch. `bytes_per_token` is what a step in the
+    middle of decoding reads, for each of its tokens: weights, head, keys and values; `bw_share` is
+    their rate over the bandwidth.
+
+    `profile` has the shares of a step's time, from a round of its own: csrc/engine/step_profile.h
+    says what belongs to which phase. `roofline` is what roofline.draw takes.
     """
     before = _engine.read_gbps(plan.threads, _READ_BYTES)
     start = time.perf_counter()
@@ -53,12 +72,15 @@ def bench_model(path: Path, plan: Plan) -> dict[str, Any]:
     prompt = min(plan.prompt, info["context_length"] - plan.tokens)
     if prompt < 1:
         raise UsageError(f"{plan.tokens} tokens fill the context of {info['context_length']}")
+    if plan.roofline and not info["ternary_parameters"]:
+        raise UsageError(f"{path} has no ternary weights: its multiply-adds have no roofline here")
     ids = [int(i) for i in np.random.default_rng(1).integers(0, info["vocab_size"], prompt)]
-    rates = [_round(model, ids, plan) for _ in range(plan.rounds + 1)][1:]  # one to warm up
-    prefill, decode, body = (statistics.median(column) for column in zip(*rates, strict=True))
+    rates = _rates(model, ids, plan, plan.batch)
     read_gbps = max(before, _engine.read_gbps(plan.threads, _READ_BYTES))
-    body_bytes = info["ternary_weight_bytes"]
-    return {
+    traffic = _Traffic(model, prompt, plan.tokens)
+    bytes_per_token = traffic.decode(plan.batch) / plan.batch
+    body_gbps = rates.body / plan.batch * info["layer_weight_bytes"] / 1e9
+    figures = {
         "model": path.name,
         "isa": info["isa"],
         "threads": info["threads"],
@@ -66,34 +88,122 @@ def bench_model(path: Path, plan: Plan) -> dict[str, Any]:
         "head": info["head"],
         "kv_cache": plan.kv_cache,
         "batch": plan.batch,
-        f"pp{prompt}": round(prefill, 2),
-        f"tg{plan.tokens}": round(decode, 2),
-        f"tg{plan.tokens}_body": round(body, 2),
+        f"pp{prompt}": round(rates.prefill, 2),
+        f"tg{plan.tokens}": round(rates.decode, 2),
+        f"tg{plan.tokens}_body": round(rates.body, 2),
         "load_s": round(load_s, 3),
         "rss_mib": round(_rss_mib(), 1),
         "file_mib": round(_size(path) / 2**20, 1),
         "weights_mib": round(info["weight_bytes"] / 2**20, 1),
         "head_screen_mib": round(info["head_screen_bytes"] / 2**20, 1),
         "read_gbps": round(read_gbps, 2),
-        "body_bw_share": round(body / plan.batch * body_bytes / read_gbps / 1e9, 3),
+        "bytes_per_token": round(bytes_per_token),
+        "bw_share": round(rates.decode * bytes_per_token / read_gbps / 1e9, 3),
+        "body_bw_share": round(body_gbps / read_gbps, 3),
+    }
+    if plan.profile:
+        figures["profile"] = _profile(model, ids, plan)
+    if plan.roofline:
+        figures["roofline"] = _roofline(model, ids, plan, rates, traffic, read_gbps)
+    return figures
+
+
+class _Traffic:
+    """Bytes per step of the runs measured here."""
+
+    def __init__(self, model: _engine.Model, prompt: int, tokens: int) -> None:
+        self.info = model.info
+        self._prompt = prompt
+        self._middle = prompt + (tokens + 1) / 2  # a step reads its own token's too
+        rows, rescored = model.head_counts
+        self._rescored = rescored / max(rows, 1)
+
+    def decode(self, batch: int, has_head: bool = True) -> float:
+        return step_bytes(
+            self.info,
+            rows=batch,
+            positions=batch * self._middle,
+            outputs=batch if has_head else 0,
+            rescored=self._rescored,
+        )
+
+    def prefill(self) -> float:
+        return prefill_bytes(self.info, self._prompt)
+
+
+def _roofline(
+    model: _engine.Model,
+    ids: list[int],
+    plan: Plan,
+    rates: Rates,
+    traffic: _Traffic,
+    read_gbps: float,
+) -> dict[str, Any]:
+    """Decode of one sequence and of several, and prefill; what `rates` has not is measured."""
+    several = plan.batch if plan.batch > 1 else _ROOFLINE_BATCH
+    by_batch = {plan.batch: rates}
+    for batch in {1, several} - {plan.batch}:
+        by_batch[batch] = _rates(model, ids, plan, batch)
+    alone, together = by_batch[1], by_batch[several]
+    macs = traffic.info["ternary_parameters"]
+    instruction, peak = _engine.multiply_peak(traffic.info["isa"], plan.threads)
+    return {
+        "read_gbps": round(read_gbps, 2),
+        "multiply_gmacs": round(peak, 2),
+        "multiply_instruction": instruction,
+        "points": [
+            roofline.point(name, tokens_per_s=rate, macs=macs, bytes_per_token=bytes_per_token)
+            for name, rate, bytes_per_token in (
+                ("decode", alone.decode, traffic.decode(1)),
+                ("decode without the head", alone.body, traffic.decode(1, has_head=False)),
+                (f"decode, batch of {several}", together.decode, traffic.decode(several) / several),
+                (f"prefill of {len(ids)}", rates.prefill, traffic.prefill() / len(ids)),
+            )
+        ],
     }
 
 
-def _round(model: _engine.Model, ids: list[int], plan: Plan) -> tuple[float, float, float]:
-    """Tokens/s of the prefill, of decoding, and of decoding without the head, greedy."""
-    item = _engine.StepItem
-    samplers = [_engine.Sampler(temperature=0) for _ in range(plan.batch)]
-    prompt = model.sequence(len(ids) + plan.tokens)
+def _rates(model: _engine.Model, ids: list[int], plan: Plan, batch: int) -> Rates:
+    """Medians of the rounds, behind one to warm up."""
+    rounds = [_round(model, ids, plan.tokens, batch) for _ in range(plan.rounds + 1)][1:]
+    return Rates(*(statistics.median(column) for column in zip(*rounds, strict=True)))
+
+
+def _round(model: _engine.Model, ids: list[int], tokens: int, batch: int) -> Rates:
+    samplers = [_engine.Sampler(temperature=0) for _ in range(batch)]
     start = time.perf_counter()
-    first = model.step([item(prompt, ids, samplers[0])])[0].token
-    prefilled = time.perf_counter()
+    prompt, first = _prefill(model, ids, tokens, samplers[0])
+    prefill_s = time.perf_counter() - start
     sequences = [model.fork(prompt, len(ids), prompt.max_tokens) for _ in samplers]
-    decoded, body = (
-        _decode(model, sequences, used, first, len(ids), plan.tokens)
-        for used in (samplers, [None] * plan.batch)
+    decode_s, body_s = (
+        _decode(model, sequences, used, first, len(ids), tokens)
+        for used in (samplers, [None] * batch)
     )
-    count = plan.batch * plan.tokens
-    return len(ids) / (prefilled - start), count / decoded, count / body
+    return Rates(len(ids) / prefill_s, batch * tokens / decode_s, batch * tokens / body_s)
+
+
+def _profile(model: _engine.Model, ids: list[int], plan: Plan) -> dict[str, dict[str, float]]:
+    """Shares of the time of steps by phase, of decoding `plan.batch` sequences and of a prefill."""
+    samplers = [_engine.Sampler(temperature=0) for _ in range(plan.batch)]
+    model.profile(True)
+    prompt, first = _prefill(model, ids, plan.tokens, samplers[0])
+    prefill = model.take_profile()
+    sequences = [model.fork(prompt, len(ids), prompt.max_tokens) for _ in samplers]
+    _decode(model, sequences, samplers, first, len(ids), plan.tokens)
+    decode = model.take_profile()
+    model.profile(False)
+    return {
+        name: {phase: round(times[phase] / times["total"], 4) for phase in PHASES}
+        for name, times in (("decode", decode), ("prefill", prefill))
+    }
+
+
+def _prefill(
+    model: _engine.Model, ids: list[int], tokens: int, sampler: _engine.Sampler
+) -> tuple[_engine.Sequence, int]:
+    """A sequence that holds the prompt and has room for `tokens` more, and the token behind it."""
+    sequence = model.sequence(len(ids) + tokens)
+    return sequence, model.step([_engine.StepItem(sequence, ids, sampler)])[0].token
 
 
 def _decode(
