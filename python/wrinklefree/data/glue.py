@@ -60,8 +60,7 @@ GLUE: dict[str, GlueTask] = {
         _task(
             "mrpc",
             ("sentence1", "sentence2"),
-            "First: {sentence1}\nSecond: {sentence2}\n"
-            "Do both sentences mean the same? Answer:",
+            "First: {sentence1}\nSecond: {sentence2}\nDo both sentences mean the same? Answer:",
             (" no", " yes"),
             ("not_equivalent", "equivalent"),
         ),
