@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from wrinklefree.configs.config import DataConfig, SourceConfig
 from wrinklefree.data import blocks
@@ -34,7 +34,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "BLOCK_RECORDS", 8)
 
 
-def write(path: Path, rows: list[dict[str, str]]) -> str:
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
 
@@ -279,6 +279,22 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_conversations_are_streamed_with_their_labels(tmp_path: Path, data_dir: Path) -> None:
+    smol = AutoTokenizer.from_pretrained(data_dir / "tokenizer_smollm2")
+    turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
+    config = DataConfig(
+        path=write(tmp_path / "chat.jsonl", [{"messages": turns}] * 5),
+        format="chat",
+        max_length=128,
+        workers=1,
+    )
+    with contextlib.closing(StreamLoader(config, smol, batch_size=2, seed=0)) as loader:
+        batch = next(loader)
+    answers = smol.decode(batch.targets_BL[batch.is_label_BL])
+    assert batch.is_packed
+    assert set(answers.split("<|im_end|>")) == {"4", ""}
 
 
 def test_shares_of_rows_follow_the_weights(open_stream: Any, config: DataConfig) -> None:
