@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from wrinklefree.data.encode import IGNORE
 from wrinklefree.data.loader import Batch, Loader, collate
-from wrinklefree.data.packing import IGNORE, PADDING, TokenRows
+from wrinklefree.data.packing import PADDING, TokenRows
 from wrinklefree.errors import UsageError
 
 

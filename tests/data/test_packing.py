@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from wrinklefree.data.packing import IGNORE, tokenize
-from wrinklefree.data.sources import PairRecord, TextRecord
+from wrinklefree.data.encode import IGNORE
+from wrinklefree.data.packing import tokenize
+from wrinklefree.data.records import PairRecord, TextRecord
 from wrinklefree.errors import UsageError
 
 TEXTS = ["Once upon a time", "Lily saw a big red ball in the park.", "The end", "One day"]

@@ -10,7 +10,8 @@ import datasets
 import pytest
 
 from wrinklefree.configs.config import DataConfig
-from wrinklefree.data.sources import PairRecord, TextRecord, read_records
+from wrinklefree.data.records import PairRecord, TextRecord
+from wrinklefree.data.sources import read_records
 from wrinklefree.errors import FormatError, UsageError
 
 SFT = {"prompt": "2+2=", "completion": "4"}

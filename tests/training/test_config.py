@@ -11,10 +11,11 @@ import pytest
 import wrinklefree
 from wrinklefree.configs.build import leaves
 from wrinklefree.configs.compose import DIRECTORY, compose_run, group_choices
-from wrinklefree.configs.config import GROUPS, GradientConfig
+from wrinklefree.configs.config import GROUPS, GradientConfig, SourceConfig
 from wrinklefree.errors import UsageError
 from wrinklefree.training.stages import STAGES
 
+MIX = ["data=mixture", "data.path=null"]
 BASE = ["training=stage2_pretrain", "model.path=m", "data.path=d", "out=o"]
 
 
@@ -61,7 +62,7 @@ def test_a_config_file_or_number_like_path_stays_text() -> None:
         (["training.learning_rat=1"], "unknown key training.learning_rat"),
         (["training.gama=1"], "did you mean 'training.gamma'"),
         (["modl.path=x"], "did you mean 'model.path'"),
-        (["data=locl"], "allowed are fineweb_edu, local"),
+        (["data=locl"], "fineweb_edu, local, mixture, mnli"),
         (["distributed=fsdp"], "allowed are single"),
         (["training.lr=fast"], "training.lr=fast: expected float"),
         (["training.lr=-1"], "must be at least 0"),
@@ -76,6 +77,16 @@ def test_a_config_file_or_number_like_path_stays_text() -> None:
         (["training=stage1_subln", "training.lr=1"], "for training=stage1_subln"),
         (["data.path=???"], "data.path is missing"),
         (["training.lr={"], "cannot be read"),
+        (["data.mixture=[{path:a}]"], "data.path=d and data.mixture are both given"),
+        ([*MIX, "data.mixture=[{path:a,wieght:1}]"], "data.mixture[0].wieght; did you mean"),
+        ([*MIX, "data.mixture=[{path:a},{format:sft}]"], "data.mixture[1].path is missing"),
+        ([*MIX, "data.mixture=[{path:a,format:glue}]"], "data.mixture[0].format=glue: allowed"),
+        ([*MIX, "data.mixture=[{path:a,weight:-1}]"], "weight=-1.0: must be at least 0"),
+        ([*MIX, "data.mixture=[{path:a,weight:0}]"], "a weight above 0"),
+        ([*MIX, "data.mixture=[]"], "a weight above 0"),
+        ([*MIX, "data.mixture=[a]"], "expected keys and values"),
+        ([*MIX, "data.mixture=[{path:a}]", "data.streaming=false"], "always streamed"),
+        (MIX, "data.path is missing (or a data.mixture)"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
@@ -84,6 +95,17 @@ def test_a_mistake_is_one_line_with_the_nearest_name(settings: list[str], words:
         compose_run([*BASE, *settings])
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_mixture_is_a_list_of_sources() -> None:
+    given = "data.mixture=[{path:a.jsonl,weight:3},{path:o/n,format:chat,subset:x,limit:5}]"
+    data = compose_run([*BASE, *MIX, given]).data
+    assert data.sources == (
+        SourceConfig(path="a.jsonl", weight=3.0),
+        SourceConfig(path="o/n", format="chat", subset="x", limit=5),
+    )
+    single = compose_run([*BASE, "data.format=sst2", "data.limit=9"]).data
+    assert single.sources == (SourceConfig(path="d", format="sst2", limit=9),)
 
 
 def test_missing_settings_are_named() -> None:

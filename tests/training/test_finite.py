@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 
 from wrinklefree.data.loader import Batch, collate
 from wrinklefree.data.packing import tokenize
-from wrinklefree.data.sources import TextRecord
+from wrinklefree.data.records import TextRecord
 from wrinklefree.models.checkpoint import load_artifact
 from wrinklefree.models.manifest import read_manifest
 from wrinklefree.training.finite import NonFiniteError, check_gradients, check_loss

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from wrinklefree.data.loader import Batch, collate
 from wrinklefree.data.packing import TokenRows, tokenize
-from wrinklefree.data.sources import PairRecord, TextRecord
+from wrinklefree.data.records import PairRecord, TextRecord
 from wrinklefree.errors import UsageError
 from wrinklefree.models.teacher import load_teacher
 from wrinklefree.training.forward import decode

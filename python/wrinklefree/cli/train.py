@@ -84,6 +84,10 @@ def _print(values: dict[str, Any], *, as_json: bool) -> None:
         return
     width = max(len(key) for key in values)
     for key, value in values.items():
+        if isinstance(value, list):
+            for item in value:
+                click.echo(f"{key:<{width}}  {item}")
+            continue
         text = _with_unit(value) if key.endswith(("_bytes", "_bytes_estimate")) else value
         click.echo(f"{key:<{width}}  {text}")
 

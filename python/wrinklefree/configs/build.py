@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, Union
 
-from wrinklefree.configs.config import GradientConfig, RunConfig, SublnConfig
+from wrinklefree.configs.config import DataConfig, GradientConfig, RunConfig, SublnConfig
 from wrinklefree.errors import UsageError, nearest
 
 
@@ -40,7 +40,22 @@ def build_run(values: Mapping[str, Any]) -> RunConfig:
         schema = training_schema(stage) if name == "training" else hint
         if dataclasses.is_dataclass(schema) and isinstance(values.get(name), Mapping):
             groups[name] = _build(typing.cast("type[Any]", schema), values[name], f"{name}.")
-    return typing.cast("RunConfig", _build(RunConfig, groups, ""))
+    run = typing.cast("RunConfig", _build(RunConfig, groups, ""))
+    _check_data(run.data)
+    return run
+
+
+def _check_data(data: DataConfig) -> None:
+    if data.mixture is None:
+        if data.path is None:
+            raise UsageError("data.path is missing (or a data.mixture); add data.path=...")
+        return
+    if data.path is not None:
+        raise UsageError(f"data.path={data.path} and data.mixture are both given; keep one of them")
+    if not sum(source.weight for source in data.mixture) > 0:
+        raise UsageError("data.mixture needs a source with a weight above 0")
+    if data.streaming is False:
+        raise UsageError("data.streaming=false: a mixture is always streamed")
 
 
 def _build(cls: type[Any], values: Mapping[str, Any], prefix: str) -> Any:
@@ -80,7 +95,13 @@ def _convert(value: Any, hint: Any, key: str, field: dataclasses.Field[Any]) -> 
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise UsageError(f"{key}={value}: expected a list, for example {key}=[a,b]")
-        return tuple(_convert(item, args[0], key, field) for item in value)
+        return tuple(
+            _convert(item, args[0], f"{key}[{number}]", field) for number, item in enumerate(value)
+        )
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{key}={value}: expected keys and values, for example {{path: a}}")
+        return _build(typing.cast("type[Any]", hint), value, f"{key}.")
     return _scalar(value, hint, key, field)
 
 

@@ -31,20 +31,63 @@ class ModelConfig:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
-    """The records a stage trains on."""
+Format = Literal[
+    "text", "sft", "choice", "chat", "summary", "sst2", "cola", "mrpc", "rte", "qnli", "mnli"
+]
 
-    path: str = required("JSONL(.gz) or .txt file, or the hub id of a data set")
-    format: Literal["text", "sft", "choice"] = knob("text", "record format, see docs/training.md")
-    max_length: int = knob(512, "tokens per row; longer sft/choice records are skipped", low=2)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """One source of a mixture."""
+
+    path: str = required("file, directory or glob, or the hub id of a data set")
+    format: Format = knob("text", "record format, see docs/training.md")  # noqa: RUF009
+    weight: float = knob(1.0, "share of the rows, relative to the other sources", low=0.0)
     limit: int | None = knob(None, "use only the first so many records", low=1)
     text_field: str = knob("text", "field that holds the text of a text record")
     subset: str | None = knob(None, "hub configuration name")
     split: str = knob("train", "hub split")
     revision: str | None = knob(None, "hub revision of `path`")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """The records a stage trains on: one source, or a mixture of several."""
+
+    path: str | None = knob(None, "file, directory or glob, or the hub id of a data set")
+    format: Format = knob("text", "record format, see docs/training.md")  # noqa: RUF009
+    max_length: int = knob(512, "tokens per row; a longer record that is not cut is skipped", low=2)
+    limit: int | None = knob(None, "use only the first so many records", low=1)
+    text_field: str = knob("text", "field that holds the text of a text record")
+    subset: str | None = knob(None, "hub configuration name")
+    split: str = knob("train", "hub split")
+    revision: str | None = knob(None, "hub revision of `path`")
+    mixture: tuple[SourceConfig, ...] | None = knob(
+        None, "several sources in place of `path`, each with its keys and a weight"
+    )
+    streaming: bool | None = knob(
+        None, "tokenize while training; default: for a mixture and for text from the hub"
+    )
+    workers: int = knob(2, "processes that tokenize a stream; 0: the trainer itself", low=0)
     eval_path: str | None = knob(None, "evaluation records; default: rows held out of `path`")
     eval_rows: int = knob(32, "rows in the fixed evaluation set; 0 switches it off", low=0)
+
+    @property
+    def sources(self) -> tuple[SourceConfig, ...]:
+        """The mixture, or the one source."""
+        return self.mixture if self.mixture is not None else (self.source(self.path or ""),)
+
+    def source(self, path: str) -> SourceConfig:
+        """`path`, read as the keys of this group say."""
+        return SourceConfig(
+            path=path,
+            format=self.format,
+            limit=self.limit,
+            text_field=self.text_field,
+            subset=self.subset,
+            split=self.split,
+            revision=self.revision,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

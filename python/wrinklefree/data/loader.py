@@ -6,12 +6,13 @@ Rows of equal length are put into one batch where possible, so that little is sp
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from wrinklefree.data.packing import IGNORE, PADDING, TokenRows
+from wrinklefree.data.encode import IGNORE
+from wrinklefree.data.packing import PADDING, TokenRows
 from wrinklefree.errors import UsageError
 
 # Rows are sorted by length inside windows of this many batches; the windows stay random.
@@ -52,6 +53,21 @@ class Batch:
             self.positions_BL.to(device),
             self.row_indices,
         )
+
+
+class Batches(Protocol):
+    """What a trainer reads: endless batches, and the position between two of them."""
+
+    def __next__(self) -> Batch: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, as JSON values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position. Raises UsageError when the data or its order is another one."""
+
+    def close(self) -> None:
+        """Stop whatever works for it."""
 
 
 def collate(rows: TokenRows, indices: tuple[int, ...], *, pad_to: int = 0) -> Batch:
@@ -124,6 +140,9 @@ class Loader:
                 )
         self._epoch, self._next_batch = int(state["epoch"]), int(state["batch"])
         self._order = self._shuffle(self._epoch)
+
+    def close(self) -> None:
+        """Nothing works for rows in memory."""
 
     def _shuffle(self, epoch: int) -> list[tuple[int, ...]]:
         generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))

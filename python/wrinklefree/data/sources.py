@@ -1,121 +1,99 @@
-"""Where records come from: JSONL(.gz) and .txt files, or a data set of the Hugging Face hub.
-
-text `{"text"}`, sft `{"prompt", "completion"}`, choice `{"prompt", "choices", "label"}`.
-"""
+"""Where records come from: files, directories and globs, or a data set of the Hugging Face hub."""
 
 from __future__ import annotations
 
-import gzip
+import glob
+import hashlib
 import itertools
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wrinklefree.configs.config import DataConfig
-from wrinklefree.errors import FormatError, UsageError
+import numpy as np
 
-
-@dataclass(frozen=True, slots=True)
-class TextRecord:
-    """A document to continue-pretrain on."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class PairRecord:
-    """A prompt (no loss) and what the model must answer."""
-
-    prompt: str
-    completion: str
-    ends: bool  # whether an end-of-sequence token follows the completion
-
-
-Record = TextRecord | PairRecord
+from wrinklefree.configs.config import DataConfig, SourceConfig
+from wrinklefree.data.readers import (
+    FILE_KINDS,
+    FileReader,
+    HubReader,
+    Reader,
+    Shard,
+    is_kind,
+)
+from wrinklefree.data.records import Record, parse
+from wrinklefree.errors import UsageError
 
 
 def read_records(config: DataConfig, path: str | None = None) -> Iterator[Record]:
-    """The records of `path` (default: config.path) in order, at most `config.limit`.
+    """The records of all sources in order, or those of `path` (read as config.format says).
 
     Raises UsageError for a missing file or an unreachable hub id, FormatError for a bad record.
     """
-    source = path if path is not None else config.path
-    rows = _rows(config, source)
-    for number, row in enumerate(itertools.islice(rows, config.limit), 1):
-        yield _parse(row, config, f"{source}: record {number}")
+    sources = config.sources if path is None else (config.source(path),)
+    return itertools.chain.from_iterable(map(source_records, sources))
 
 
-def _rows(config: DataConfig, source: str) -> Iterable[Mapping[str, Any]]:
-    path = Path(source)
-    if path.is_file():
-        return _file_rows(path, config)
-    looks_like_hub_id = source.count("/") == 1 and not path.suffix and not source.startswith(".")
-    if looks_like_hub_id:
-        return _hub_rows(config, source)
-    raise UsageError(f"data file {source} does not exist; give a .jsonl, .jsonl.gz or .txt file")
+def source_records(source: SourceConfig) -> Iterator[Record]:
+    """The records of one source in order."""
+    for where, row in open_reader(source):
+        yield parse(row, source, where)
 
 
-def _file_rows(path: Path, config: DataConfig) -> Iterator[Mapping[str, Any]]:
-    if path.suffix == ".txt" or path.suffix == ".raw":
-        if config.format != "text":
-            raise UsageError(
-                f"{path}: a text file has no {config.format} records; use data.format=text"
-            )
-        yield {config.text_field: path.read_text(encoding="utf-8")}
-        return
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise UsageError(f"{path}: unknown kind of file; allowed are .jsonl, .jsonl.gz, .txt, .raw")
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise FormatError(f"{path} line {number}: not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise FormatError(f"{path} line {number}: expected a JSON object")
-            yield row
+def open_reader(
+    source: SourceConfig,
+    *,
+    shard: Shard = Shard(),  # noqa: B008 (frozen)
+    start: Mapping[str, Any] | None = None,
+    shuffle: tuple[int, ...] | None = None,
+) -> Reader:
+    """Rows of this rank from a saved position; `shuffle` seeds the order of the files."""
+    if is_hub(source.path):
+        return HubReader(source, shard=shard, start=start)
+    paths = files_of(source.path)
+    if shuffle is not None:
+        order = np.random.Generator(np.random.PCG64(list(shuffle))).permutation(len(paths))
+        paths = [paths[index] for index in order]
+    return FileReader(paths, source, shard=shard, start=start)
 
 
-def _hub_rows(config: DataConfig, repo: str) -> Iterator[Mapping[str, Any]]:
-    import datasets
+def is_hub(path: str) -> bool:
+    """Whether a path can only mean a data set of the hub: owner/name, and nothing on disk."""
+    looks_like_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
+    is_file_name = bool(Path(path).suffix) or _is_glob(path)
+    return looks_like_id and not is_file_name and not Path(path).exists()
 
-    try:
-        # Streaming, so that `limit` bounds the download too.
-        stream = datasets.load_dataset(
-            repo, config.subset, split=config.split, revision=config.revision, streaming=True
-        )
-        yield from stream
-    except (ConnectionError, OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+
+def files_of(path: str) -> list[Path]:
+    """The files that a path names, sorted: itself, those under a directory, or of a glob.
+
+    Raises UsageError when there are none.
+    """
+    if Path(path).is_file():
+        return [Path(path)]
+    if Path(path).is_dir():
+        found = [file for file in Path(path).rglob("*") if file.is_file() and is_kind(file)]
+        found = [file for file in found if not file.name.startswith(".")]
+    else:
+        # Path.glob takes no absolute pattern.
+        names = glob.glob(path, recursive=True) if _is_glob(path) else []  # noqa: PTH207
+        found = [Path(name) for name in names if Path(name).is_file()]
+    if not found:
         raise UsageError(
-            f"data set {repo} (split {config.split}) cannot be read from the hub: {reason}; "
-            f"offline, download it elsewhere and give data.path=FILE.jsonl"
-        ) from None
+            f"data file {path} does not exist; give a file, directory or glob of "
+            f"{', '.join(FILE_KINDS)} files"
+        )
+    return sorted(found)
 
 
-def _parse(row: Mapping[str, Any], config: DataConfig, where: str) -> Record:
-    if config.format == "text":
-        return TextRecord(_string(row, config.text_field, where))
-    prompt = _string(row, "prompt", where)
-    if config.format == "sft":
-        return PairRecord(prompt, _string(row, "completion", where), ends=True)
-    choices, label = row.get("choices"), row.get("label")
-    if not isinstance(choices, list) or not all(isinstance(text, str) for text in choices):
-        raise FormatError(f'{where}: "choices" must be a list of strings')
-    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(choices):
-        raise FormatError(f'{where}: "label" must be an index into its {len(choices)} choices')
-    # NOTE: no end token after a choice: evaluation scores the choice's own tokens only.
-    return PairRecord(prompt, choices[label], ends=False)
+def fingerprint(source: SourceConfig) -> dict[str, Any]:
+    """What must stay the same for a saved position to mean the same rows."""
+    identity: dict[str, Any] = {"path": source.path, "format": source.format, "limit": source.limit}
+    if is_hub(source.path):
+        return identity | {"subset": source.subset, "split": source.split, "rev": source.revision}
+    sizes = [f"{file.name} {file.stat().st_size}" for file in files_of(source.path)]
+    digest = hashlib.sha256("\n".join(sizes).encode()).hexdigest()
+    return identity | {"files": len(sizes), "sha256": digest}
 
 
-def _string(row: Mapping[str, Any], key: str, where: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str):
-        found = ", ".join(sorted(row)) or "nothing"
-        raise FormatError(f'{where}: needs a string "{key}"; it has {found}')
-    return value
+def _is_glob(path: str) -> bool:
+    return any(character in path for character in "*?[")

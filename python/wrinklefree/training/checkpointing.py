@@ -28,7 +28,10 @@ from wrinklefree.training.metrics import METRICS_NAME
 
 RNG = "torch_rng"
 # Settings that may differ between an interrupted run and its continuation.
-FREE_SETTINGS = ("out", "resume", "training.eval_every", "training.save_every")
+FREE_SETTINGS = (
+    *("out", "resume", "data.workers"),
+    *("training.eval_every", "training.save_every"),
+)
 
 
 @dataclass(frozen=True, slots=True)

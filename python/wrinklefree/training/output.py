@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from wrinklefree.configs.config import RunConfig
-from wrinklefree.data.loader import Loader
+from wrinklefree.data.loader import Batches
+from wrinklefree.data.packing import TokenRows
 from wrinklefree.models.manifest import Manifest
 from wrinklefree.training import checkpointing, continuity
 from wrinklefree.training.student import Student
@@ -21,7 +22,8 @@ class Output:
 
     config: RunConfig
     student: Student
-    loader: Loader
+    loader: Batches
+    sample: TokenRows  # its first rows are what continuity is measured on
     optimizer: torch.optim.Optimizer
     total_steps: int
 
@@ -45,7 +47,7 @@ class Output:
         """Save the finished artifact with its evaluation and continuity record."""
         model = self.student.model
         model.cpu()  # the next stage verifies there
-        record = continuity.record(model, continuity.probe_tokens(self.loader.rows))
+        record = continuity.record(model, continuity.probe_tokens(self.sample))
         manifest = self._manifest(
             self.total_steps, evaluation=evaluation, **{continuity.METRIC: record}
         )

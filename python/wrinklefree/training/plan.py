@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from wrinklefree.configs.config import GradientConfig, RunConfig
+from wrinklefree.configs.config import DataConfig, GradientConfig, RunConfig
+from wrinklefree.data.packing import TokenRows
 from wrinklefree.errors import UsageError
 from wrinklefree.models.teacher import load_tokenizer
-from wrinklefree.training.run import Rows, load_rows, num_steps
+from wrinklefree.training.inputs import Inputs, num_steps, open_inputs
 
 FLOAT_BYTES = 4
 # float32 tensors kept for backward per layer and token: about 16 of hidden width (norms, Q, K, V,
@@ -27,44 +28,71 @@ def plan(config: RunConfig) -> dict[str, Any]:
     tokenizer = load_tokenizer(config.model.path, revision=config.model.revision)
     if tokenizer is None:
         raise UsageError(f"model.path={config.model.path} has no tokenizer files")
-    rows = load_rows(config.data, tokenizer)
+    # The first rows of a stream are really read, so that a run does not find out what is amiss.
+    training = config.training
+    inputs = open_inputs(config.data, tokenizer, batch_size=training.batch_size, seed=training.seed)
+    held_out = inputs.rows.evaluation
     parameters = sum(parameter.numel() for parameter in model.parameters())
     facts: dict[str, Any] = {
         "stage": config.training.stage,
         "model": config.model.path,
         "out": config.out,
         "parameters": parameters,
-        "rows": len(rows.train),
-        "rows_skipped": rows.train.skipped,
-        "eval_rows": len(rows.evaluation) if rows.evaluation is not None else 0,
-        "tokens_per_epoch": len(rows.train.tokens),
-        "labels_per_epoch": rows.train.num_labels,
+        **_data_facts(config.data, inputs.rows.train),
+        "eval_rows": len(held_out) if held_out is not None else 0,
         "artifact_bytes": parameters * FLOAT_BYTES,
     }
-    if isinstance(config.training, GradientConfig):
-        facts |= _loop_facts(config.training, rows, model_config, parameters)
+    if isinstance(training, GradientConfig):
+        facts |= _loop_facts(training, inputs, model_config, parameters)
     return facts
 
 
+def _data_facts(data: DataConfig, rows: TokenRows | None) -> dict[str, Any]:
+    if rows is None:
+        sources = data.sources
+        total = sum(source.weight for source in sources)
+        return {
+            "sources": [
+                f"{source.weight / total:.1%} of the rows: {source.path} ({source.format})"
+                for source in sources
+            ],
+            "workers": data.workers,
+        }
+    return {
+        "rows": len(rows),
+        "rows_skipped": rows.skipped,
+        "rows_truncated": rows.truncated,
+        "tokens_per_epoch": len(rows.tokens),
+        "labels_per_epoch": rows.num_labels,
+    }
+
+
 def _loop_facts(
-    training: GradientConfig, rows: Rows, model: PretrainedConfig, parameters: int
+    training: GradientConfig, inputs: Inputs, model: PretrainedConfig, parameters: int
 ) -> dict[str, Any]:
-    steps = num_steps(training, len(rows.train))
-    batches_per_epoch = -(-len(rows.train) // training.batch_size)
-    share = steps * training.accumulation / batches_per_epoch
-    longest = int(rows.train.lengths.max())
+    steps = num_steps(training, inputs.rows.train)
+    batches = steps * training.accumulation
+    # Of a stream the sample says how full its rows are.
+    rows = inputs.sample
+    total_tokens = batches * training.batch_size * len(rows.tokens) / len(rows)
+    epochs: dict[str, Any] = {}
+    if inputs.rows.train is not None:
+        share = batches / -(-len(rows) // training.batch_size)
+        total_tokens = len(rows.tokens) * share
+        epochs = {"epochs": round(share, 3)}
+    longest = int(rows.lengths.max())
     tokens = training.batch_size * longest
     per_token = model.num_hidden_layers * (
         HIDDEN_COPIES * model.hidden_size + INTERMEDIATE_COPIES * model.intermediate_size
     )
-    labels = min(tokens, -(-rows.train.num_labels // len(rows.train)) * training.batch_size)
+    labels = min(tokens, -(-rows.num_labels // len(rows)) * training.batch_size)
     logits = labels * model.vocab_size * LOGIT_COPIES
     # Masters, gradients and two moments; a teacher adds its weights.
     weights = parameters * (4 + (1 if training.teacher is not None else 0))
     return {
         "steps": steps,
-        "epochs": round(share, 3),
-        "tokens": round(len(rows.train.tokens) * share),
+        **epochs,
+        "tokens": round(total_tokens),
         "teacher": training.teacher,
         "checkpoint_bytes": parameters * FLOAT_BYTES * 3,
         "memory_bytes_estimate": (weights + tokens * per_token + logits) * FLOAT_BYTES,

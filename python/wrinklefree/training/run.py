@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from wrinklefree.configs.config import DataConfig, GradientConfig, RunConfig
-from wrinklefree.data.loader import Loader, collate
-from wrinklefree.data.packing import TokenRows, tokenize
-from wrinklefree.data.sources import read_records
+from wrinklefree.configs.config import GradientConfig, RunConfig
+from wrinklefree.data.loader import collate
+from wrinklefree.data.packing import TokenRows
+from wrinklefree.data.stream import StreamLoader
 from wrinklefree.errors import UsageError
 from wrinklefree.models.surgery import get_lambda, quant_config_of, set_lambda
 from wrinklefree.models.teacher import load_teacher
 from wrinklefree.models.weight_calibration import calibrate_weights_
 from wrinklefree.training import checkpointing
 from wrinklefree.training.evaluation import Evaluation
+from wrinklefree.training.inputs import Inputs, num_steps, open_inputs
 from wrinklefree.training.interrupt import StopRequest
 from wrinklefree.training.metrics import MetricsLog
 from wrinklefree.training.objective import Objective, build_objective
@@ -38,44 +39,6 @@ CALIBRATION_LINES = 6  # how often the calibration of weights reports
 TEACHER_CACHE_DIR = "teacher-cache"  # beside `out`, shared by the runs there
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Training rows, and evaluation rows if there are any."""
-
-    train: TokenRows
-    evaluation: TokenRows | None
-
-
-def load_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> Rows:
-    """Tokenize the data. Without data.eval_path the last rows, at most a tenth, are held out."""
-    rows = tokenize(read_records(config), tokenizer, max_length=config.max_length)
-    if rows.skipped:
-        log.info(
-            "skipped %d of %d records: longer than data.max_length=%d",
-            rows.skipped,
-            rows.skipped + len(rows),
-            config.max_length,
-        )
-    if config.eval_path is not None and config.eval_rows > 0:
-        records = read_records(config, config.eval_path)
-        held_out = tokenize(records, tokenizer, max_length=config.max_length)
-        evaluation, _ = held_out.split(min(config.eval_rows, len(held_out)))
-        return Rows(rows, evaluation)
-    num_held_out = min(config.eval_rows, len(rows) // 10)
-    if num_held_out == 0:
-        return Rows(rows, None)
-    train_rows, evaluation = rows.split(len(rows) - num_held_out)
-    return Rows(train_rows, evaluation)
-
-
-def num_steps(config: GradientConfig, num_rows: int) -> int:
-    """Optimizer steps of a run over so many rows."""
-    if config.steps is not None:
-        return config.steps
-    batches = math.ceil(num_rows / config.batch_size)
-    return max(1, math.ceil(config.epochs * batches / config.accumulation))
-
-
 def train(config: RunConfig, student: Student) -> Path:
     """Train the student as config.training says and leave the artifact at config.out.
 
@@ -85,8 +48,14 @@ def train(config: RunConfig, student: Student) -> Path:
     assert isinstance(training, GradientConfig)
     progress = checkpointing.find_progress(config, student.parent)
     precision = choose_precision(training)
-    rows = load_rows(config.data, student.tokenizer)
-    total_steps = num_steps(training, len(rows.train))
+    inputs = open_inputs(
+        config.data,
+        student.tokenizer,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        num_sample=training.calibration_rows,
+    )
+    total_steps = num_steps(training, inputs.rows.train)
     torch.manual_seed(training.seed)
 
     model, out = student.model, Path(config.out)
@@ -94,7 +63,7 @@ def train(config: RunConfig, student: Student) -> Path:
     if training.calibration_rows > 0:
         set_lambda(model, 1.0)
         if progress is None:
-            _calibrate_weights(model, training, rows.train)
+            _calibrate_weights(model, training, inputs.sample)
     ramp = lambda_ramp(training, total_steps, start=get_lambda(model)) if is_ternary else None
     if progress is not None:
         log.info("continuing %s at step %d of %d", out, progress.step, total_steps)
@@ -102,19 +71,17 @@ def train(config: RunConfig, student: Student) -> Path:
     model.to(precision.device)  # type: ignore[arg-type]
     freeze(model, training.freeze)
     objective = build_objective(training, model)
-    loader = Loader(rows.train, batch_size=training.batch_size, seed=training.seed)
     optimizer = build_optimizer(model, training)
     if progress is not None:
-        loader.load_state_dict(progress.loader)
         checkpointing.restore_optimizer(out, model, optimizer)
 
-    output = Output(config, student, loader, optimizer, total_steps)
+    output = Output(config, student, inputs.loader, inputs.sample, optimizer, total_steps)
     trainer = Trainer(
         model=model,
         objective=objective,
-        teacher=_open_teacher(config, student, objective, rows.train, precision),
-        loader=loader,
-        evaluation=Evaluation(rows.evaluation, training.batch_size),
+        teacher=_open_teacher(config, student, objective, inputs, precision),
+        loader=inputs.loader,
+        evaluation=Evaluation(inputs.rows.evaluation, training.batch_size),
         optimizer=optimizer,
         learning_rate=learning_rate(training, total_steps),
         ramp=ramp,
@@ -124,9 +91,16 @@ def train(config: RunConfig, student: Student) -> Path:
         save=output.checkpoint,
     )
     start_step = progress.step if progress is not None else 0
-    report = MetricsLog(out, stage=training.stage, total_steps=total_steps, start_step=start_step)
-    with report as metrics, StopRequest() as stop:
-        evaluation = trainer.run(metrics, stop, start_step=start_step)
+    with contextlib.closing(inputs.loader) as loader:
+        if progress is not None:
+            loader.load_state_dict(progress.loader)
+        report = MetricsLog(
+            out, stage=training.stage, total_steps=total_steps, start_step=start_step
+        )
+        with report as metrics, StopRequest() as stop:
+            evaluation = trainer.run(metrics, stop, start_step=start_step)
+        if isinstance(loader, StreamLoader):
+            log.info("streamed records: %(skipped)d skipped, %(truncated)d cut", loader.counts)
     output.finish(evaluation)
     return out
 
@@ -156,7 +130,7 @@ def _open_teacher(
     config: RunConfig,
     student: Student,
     objective: Objective,
-    rows: TokenRows,
+    inputs: Inputs,
     precision: Precision,
 ) -> Teacher | CachedTeacher | None:
     training = config.training
@@ -167,6 +141,11 @@ def _open_teacher(
     teacher = Teacher(model, objective, student=student.model, precision=precision)
     if not training.cache_teacher:
         return teacher
-    cached = CachedTeacher(teacher, rows, Path(config.out).parent / TEACHER_CACHE_DIR)
+    if inputs.rows.train is None:
+        raise UsageError(
+            "training.cache_teacher=true keeps outputs of rows that come again; streamed rows do "
+            "not: set it to false, or data.streaming=false for one source that fits in memory"
+        )
+    cached = CachedTeacher(teacher, inputs.rows.train, Path(config.out).parent / TEACHER_CACHE_DIR)
     log.info("teacher outputs are kept in %s", cached.directory)
     return cached

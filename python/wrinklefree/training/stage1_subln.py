@@ -7,18 +7,19 @@ The artifact has lambda 0 and still computes the float model; its gains are read
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
+from dataclasses import replace
 from pathlib import Path
 
 from wrinklefree.configs.config import RunConfig, SublnConfig
-from wrinklefree.data.loader import Loader
-from wrinklefree.data.packing import tokenize
-from wrinklefree.data.sources import read_records
 from wrinklefree.models.calibration import calibrate_subln_
 from wrinklefree.models.manifest import Manifest
 from wrinklefree.models.quant_config import QuantConfig
 from wrinklefree.models.surgery import quantize_
 from wrinklefree.training import checkpointing, continuity
+from wrinklefree.training.inputs import open_inputs
 from wrinklefree.training.student import load_float
 
 log = logging.getLogger(__name__)
@@ -33,15 +34,22 @@ def run(config: RunConfig) -> Path:
     assert isinstance(stage, SublnConfig)
     student = load_float(config.model)
     model = student.model
-    rows = tokenize(read_records(config.data), student.tokenizer, max_length=config.data.max_length)
-    before = continuity.record(model, continuity.probe_tokens(rows))
+    inputs = open_inputs(
+        replace(config.data, eval_path=None, eval_rows=0),
+        student.tokenizer,
+        batch_size=stage.batch_size,
+        seed=stage.seed,
+    )
+    before = continuity.record(model, continuity.probe_tokens(inputs.sample))
 
     quantize_(model, QuantConfig(subln=config.model.subln, lam=0.0))
-    loader = Loader(rows, batch_size=stage.batch_size, seed=stage.seed)
-    num_batches = min(stage.calibration_batches, loader.batches_per_epoch)
+    num_batches = stage.calibration_batches
+    if inputs.rows.train is not None:
+        num_batches = min(num_batches, math.ceil(len(inputs.rows.train) / stage.batch_size))
     errors: dict[str, float] = {}
     if config.model.subln != "none":
-        batches = [next(loader) for _ in range(num_batches)]
+        with contextlib.closing(inputs.loader) as loader:
+            batches = [next(loader) for _ in range(num_batches)]
         errors = calibrate_subln_(
             model, [(b.tokens_BL, b.is_token_BL) for b in batches], method=stage.calibration
         )
@@ -52,7 +60,7 @@ def run(config: RunConfig) -> Path:
         stage=stage.stage,
         parent=student.parent,
         recipe=checkpointing.recipe_of(config),
-        data_position=loader.state_dict(),
+        data_position=inputs.loader.state_dict(),
         metrics={"subln_errors": errors, continuity.METRIC: before},
     )
     out = Path(config.out)

@@ -18,8 +18,9 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
+from wrinklefree.data.encode import IGNORE
 from wrinklefree.data.loader import Batch
-from wrinklefree.data.packing import IGNORE, TokenRows
+from wrinklefree.data.packing import TokenRows
 from wrinklefree.errors import UsageError
 from wrinklefree.training.forward import QKV
 from wrinklefree.training.objective import TeacherOutputs, state_widths

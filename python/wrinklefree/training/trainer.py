@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from wrinklefree.configs.config import GradientConfig
-from wrinklefree.data.loader import Batch, Loader
+from wrinklefree.data.loader import Batch, Batches
 from wrinklefree.models.surgery import set_lambda
 from wrinklefree.training.evaluation import Evaluation
 from wrinklefree.training.finite import check_gradients, check_loss
@@ -32,7 +32,7 @@ class Trainer:
     model: PreTrainedModel
     objective: Objective
     teacher: Callable[[Batch], TeacherOutputs] | None
-    loader: Loader
+    loader: Batches
     evaluation: Evaluation
     optimizer: torch.optim.Optimizer
     learning_rate: LearningRate
@@ -65,7 +65,8 @@ class Trainer:
             values = self._step(step)
 
             metrics.write("train", step, **values)
-            metrics.show(step, loss=values["loss"], tokens_per_s=values["tokens_per_s"])
+            shown = ("loss", "tokens_per_s", "data_wait")
+            metrics.show(step, **{name: values[name] for name in shown})
 
         if self.ramp is not None:
             set_lambda(self.model, 1.0)
@@ -77,9 +78,9 @@ class Trainer:
     def _step(self, step: int) -> dict[str, float]:
         """One optimizer step; returns what to log. Raises NonFiniteError before weights change."""
         began = time.perf_counter()
-        batches = [
-            next(self.loader).to(self.precision.device) for _ in range(self.config.accumulation)
-        ]
+        read = [next(self.loader) for _ in range(self.config.accumulation)]
+        waited = time.perf_counter() - began
+        batches = [batch.to(self.precision.device) for batch in read]
         counts = count(batches)
         sums: dict[str, float] = {}
         for batch in batches:
@@ -108,6 +109,7 @@ class Trainer:
             "labels": counts.labels,
             "tokens": counts.tokens,
             "tokens_per_s": counts.tokens / seconds,
+            "data_wait": waited / seconds,
         }
 
     def _is_due(self, step: int, every: int, start_step: int) -> bool:
