@@ -16,7 +16,7 @@ from wrinklefree.bench.shapes import Model
 from wrinklefree.bench.synthetic import write_model
 
 TINY = Model("tiny", 2, 256, 512, 4, 2, 64, 400)
-SHORT = ["--prompt", "20", "--tokens", "4", "--rounds", "1", "--threads", "2"]
+SHORT = ["--prompt", "20", "--tokens", "4", "--depth", "20", "--rounds", "1", "--threads", "2"]
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_bytes_of_a_token_are_weights_head_and_cache(ternary_gguf: Path) -> None
     assert info["tied"]
     assert info["weight_bytes"] == info["layer_weight_bytes"] + info["head_weight_bytes"]
     assert info["layer_weight_bytes"] == info["ternary_weight_bytes"]
-    cache = 22.5 * info["kv_bytes_per_token"]  # 20 prompt tokens, and half of 4 and itself
+    cache = 22.5 * info["kv_bytes_per_token"]  # 20 tokens before, and half of 4 and itself
     assert figures["bytes_per_token"] == pytest.approx(info["weight_bytes"] + cache, abs=1)
     rate = figures["tg4"] * figures["bytes_per_token"] / 1e9 / figures["read_gbps"]
     assert figures["bw_share"] == pytest.approx(rate, abs=1e-3)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,11 +23,16 @@ PHASES = ("matmul", "attention", "head", "norm_quantize", "barrier", "other")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to run. `prompt` and `tokens` are the lengths of a prefill and of a decode run."""
+    """What to run.
+
+    `prompt` and `tokens` are the lengths of a prefill and of a decode run, which begins behind
+    `depth` tokens.
+    """
 
     threads: int
     prompt: int = 512
     tokens: int = 128
+    depth: int = 0
     rounds: int = 3
     batch: int = 1  # sequences that decode together
     kv_cache: str = "f32"
@@ -69,15 +73,18 @@ def bench_model(path: Path, plan: Plan) -> dict[str, Any]:
     )
     load_s = time.perf_counter() - start
     info = model.info
-    prompt = min(plan.prompt, info["context_length"] - plan.tokens)
-    if prompt < 1:
-        raise UsageError(f"{plan.tokens} tokens fill the context of {info['context_length']}")
+    context = info["context_length"]
+    prompt = min(plan.prompt, context)
+    if plan.depth + plan.tokens > context:
+        raise UsageError(
+            f"{plan.depth} + {plan.tokens} tokens do not fit the context of {context}: "
+            "lower --depth or --tokens"
+        )
     if plan.roofline and not info["ternary_parameters"]:
         raise UsageError(f"{path} has no ternary weights: its multiply-adds have no roofline here")
-    ids = [int(i) for i in np.random.default_rng(1).integers(0, info["vocab_size"], prompt)]
-    rates = _rates(model, ids, plan, plan.batch)
+    rates = _rates(model, plan, prompt, plan.batch)
     read_gbps = max(before, _engine.read_gbps(plan.threads, _READ_BYTES))
-    traffic = _Traffic(model, prompt, plan.tokens)
+    traffic = _Traffic(model, plan, prompt)
     bytes_per_token = traffic.decode(plan.batch) / plan.batch
     body_gbps = rates.body / plan.batch * info["layer_weight_bytes"] / 1e9
     figures = {
@@ -88,6 +95,7 @@ def bench_model(path: Path, plan: Plan) -> dict[str, Any]:
         "head": info["head"],
         "kv_cache": plan.kv_cache,
         "batch": plan.batch,
+        "depth": plan.depth,
         f"pp{prompt}": round(rates.prefill, 2),
         f"tg{plan.tokens}": round(rates.decode, 2),
         f"tg{plan.tokens}_body": round(rates.body, 2),
@@ -102,19 +110,19 @@ def bench_model(path: Path, plan: Plan) -> dict[str, Any]:
         "body_bw_share": round(body_gbps / read_gbps, 3),
     }
     if plan.profile:
-        figures["profile"] = _profile(model, ids, plan)
+        figures["profile"] = _profile(model, plan, prompt)
     if plan.roofline:
-        figures["roofline"] = _roofline(model, ids, plan, rates, traffic, read_gbps)
+        figures["roofline"] = _roofline(model, plan, prompt, rates, traffic, read_gbps)
     return figures
 
 
 class _Traffic:
     """Bytes per step of the runs measured here."""
 
-    def __init__(self, model: _engine.Model, prompt: int, tokens: int) -> None:
+    def __init__(self, model: _engine.Model, plan: Plan, prompt: int) -> None:
         self.info = model.info
         self._prompt = prompt
-        self._middle = prompt + (tokens + 1) / 2  # a step reads its own token's too
+        self._middle = plan.depth + (plan.tokens + 1) / 2  # a step reads its own token's too
         rows, rescored = model.head_counts
         self._rescored = rescored / max(rows, 1)
 
@@ -133,8 +141,8 @@ class _Traffic:
 
 def _roofline(
     model: _engine.Model,
-    ids: list[int],
     plan: Plan,
+    prompt: int,
     rates: Rates,
     traffic: _Traffic,
     read_gbps: float,
@@ -143,7 +151,7 @@ def _roofline(
     several = plan.batch if plan.batch > 1 else _ROOFLINE_BATCH
     by_batch = {plan.batch: rates}
     for batch in {1, several} - {plan.batch}:
-        by_batch[batch] = _rates(model, ids, plan, batch)
+        by_batch[batch] = _rates(model, plan, prompt, batch)
     alone, together = by_batch[1], by_batch[several]
     macs = traffic.info["ternary_parameters"]
     instruction, peak = _engine.multiply_peak(traffic.info["isa"], plan.threads)
@@ -157,78 +165,76 @@ def _roofline(
                 ("decode", alone.decode, traffic.decode(1)),
                 ("decode without the head", alone.body, traffic.decode(1, has_head=False)),
                 (f"decode, batch of {several}", together.decode, traffic.decode(several) / several),
-                (f"prefill of {len(ids)}", rates.prefill, traffic.prefill() / len(ids)),
+                (f"prefill of {prompt}", rates.prefill, traffic.prefill() / prompt),
             )
         ],
     }
 
 
-def _rates(model: _engine.Model, ids: list[int], plan: Plan, batch: int) -> Rates:
+def _rates(model: _engine.Model, plan: Plan, prompt: int, batch: int) -> Rates:
     """Medians of the rounds, behind one to warm up."""
-    rounds = [_round(model, ids, plan.tokens, batch) for _ in range(plan.rounds + 1)][1:]
-    return Rates(*(statistics.median(column) for column in zip(*rounds, strict=True)))
+    runs = _Runs(model, plan, prompt, batch)
+    rounds = [
+        Rates(
+            prompt / runs.prefill(), *(batch * plan.tokens / runs.decode(h) for h in (True, False))
+        )
+        for _ in range(plan.rounds + 1)
+    ]
+    return Rates(*(statistics.median(column) for column in zip(*rounds[1:], strict=True)))
 
 
-def _round(model: _engine.Model, ids: list[int], tokens: int, batch: int) -> Rates:
-    samplers = [_engine.Sampler(temperature=0) for _ in range(batch)]
-    start = time.perf_counter()
-    prompt, first = _prefill(model, ids, tokens, samplers[0])
-    prefill_s = time.perf_counter() - start
-    sequences = [model.fork(prompt, len(ids), prompt.max_tokens) for _ in samplers]
-    decode_s, body_s = (
-        _decode(model, sequences, used, first, len(ids), tokens)
-        for used in (samplers, [None] * batch)
-    )
-    return Rates(len(ids) / prefill_s, batch * tokens / decode_s, batch * tokens / body_s)
-
-
-def _profile(model: _engine.Model, ids: list[int], plan: Plan) -> dict[str, dict[str, float]]:
+def _profile(model: _engine.Model, plan: Plan, prompt: int) -> dict[str, dict[str, float]]:
     """Shares of the time of steps by phase, of decoding `plan.batch` sequences and of a prefill."""
-    samplers = [_engine.Sampler(temperature=0) for _ in range(plan.batch)]
+    runs = _Runs(model, plan, prompt, plan.batch)
+    shares = {}
     model.profile(True)
-    prompt, first = _prefill(model, ids, plan.tokens, samplers[0])
-    prefill = model.take_profile()
-    sequences = [model.fork(prompt, len(ids), prompt.max_tokens) for _ in samplers]
-    _decode(model, sequences, samplers, first, len(ids), plan.tokens)
-    decode = model.take_profile()
+    for name, run in (("decode", runs.decode), ("prefill", runs.prefill)):
+        run()
+        times = model.take_profile()
+        shares[name] = {phase: round(times[phase] / times["total"], 4) for phase in PHASES}
     model.profile(False)
-    return {
-        name: {phase: round(times[phase] / times["total"], 4) for phase in PHASES}
-        for name, times in (("decode", decode), ("prefill", prefill))
-    }
+    return shares
 
 
-def _prefill(
-    model: _engine.Model, ids: list[int], tokens: int, sampler: _engine.Sampler
-) -> tuple[_engine.Sequence, int]:
-    """A sequence that holds the prompt and has room for `tokens` more, and the token behind it."""
-    sequence = model.sequence(len(ids) + tokens)
-    return sequence, model.step([_engine.StepItem(sequence, ids, sampler)])[0].token
+class _Runs:
+    """What is timed, greedy, on random tokens."""
 
+    def __init__(self, model: _engine.Model, plan: Plan, prompt: int, batch: int) -> None:
+        self._model = model
+        self._plan = plan
+        random = np.random.default_rng(1)
+        size = max(prompt, plan.depth)
+        self._ids = [int(i) for i in random.integers(0, model.info["vocab_size"], size)]
+        self._prompt = self._ids[:prompt]
+        begun = model.sequence(plan.depth + plan.tokens)
+        if plan.depth:
+            model.step([_engine.StepItem(begun, self._ids[: plan.depth], None)])
+        self._sequences = [model.fork(begun, plan.depth, begun.max_tokens) for _ in range(batch)]
 
-def _decode(
-    model: _engine.Model,
-    sequences: list[_engine.Sequence],
-    samplers: Sequence[_engine.Sampler | None],
-    first: int,
-    length: int,
-    tokens: int,
-) -> float:
-    """Seconds for `tokens` steps of all sequences, which are at `length` before and after."""
-    inputs = [first] * len(sequences)
-    start = time.perf_counter()
-    for _ in range(tokens):
-        items = [
-            _engine.StepItem(sequence, [token], sampler)
-            for sequence, token, sampler in zip(sequences, inputs, samplers, strict=True)
-        ]
-        outputs = model.step(items)
-        if samplers[0] is not None:
-            inputs = [output.token for output in outputs]
-    took = time.perf_counter() - start
-    for sequence in sequences:
-        sequence.truncate(length)
-    return took
+    def prefill(self) -> float:
+        """Seconds until the first token behind the prompt."""
+        sequence = self._model.sequence(len(self._prompt))
+        start = time.perf_counter()
+        self._model.step([_engine.StepItem(sequence, self._prompt, _engine.Sampler(temperature=0))])
+        return time.perf_counter() - start
+
+    def decode(self, has_head: bool = True) -> float:
+        """Seconds for `plan.tokens` steps of all sequences, which forget them afterwards."""
+        samplers = [_engine.Sampler(temperature=0) if has_head else None for _ in self._sequences]
+        inputs = self._ids[:1] * len(self._sequences)
+        start = time.perf_counter()
+        for _ in range(self._plan.tokens):
+            items = [
+                _engine.StepItem(sequence, [token], sampler)
+                for sequence, token, sampler in zip(self._sequences, inputs, samplers, strict=True)
+            ]
+            outputs = self._model.step(items)
+            if has_head:
+                inputs = [output.token for output in outputs]
+        took = time.perf_counter() - start
+        for sequence in self._sequences:
+            sequence.truncate(self._plan.depth)
+        return took
 
 
 def _size(path: Path) -> int:

@@ -18,7 +18,7 @@ from wrinklefree.errors import UsageError
 EXAMPLES = """
 wf bench model student.gguf
 wf bench model --shape 2b-4t --threads 2 --json
-wf bench model student.gguf --prompt 4000 --kv-cache f16
+wf bench model student.gguf --depth 4000 --kv-cache f16
 wf bench model student.gguf --profile --plot roofline.png
 """
 SHAPES = {"smollm2-135m": ("SMOLLM2", "Q4_0", "Q8_0"), "2b-4t": ("BITNET", "TQ2_0", "F16")}
@@ -35,6 +35,7 @@ def bench() -> None:
 @click.option("--threads", type=click.IntRange(min=1), help="Default: what this process may use.")
 @click.option("--prompt", type=click.IntRange(min=1), default=512, show_default=True)
 @click.option("--tokens", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("--depth", type=click.IntRange(min=0), default=0, help="Tokens before decoding.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), default=1, help="Sequences decoded together.")
 @click.option("--kv-cache", type=click.Choice(["f32", "f16", "bf16", "int8"]), default="f32")
