@@ -1,4 +1,4 @@
-"""One prompt and some greedy tokens on the engine, on llama.cpp, and on any llama-bench program."""
+"""A prefill and a greedy decode on the engine, on llama.cpp, and on any llama-bench program."""
 
 from __future__ import annotations
 
@@ -25,10 +25,17 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Task:
+    """A prompt to prefill, and tokens to decode behind the first `depth` of it (0: behind one)."""
+
     path: Path
     threads: int
     prompt: list[int]
     tokens: int
+    depth: int = 0
+
+    @property
+    def context(self) -> list[int]:
+        return self.prompt[: max(self.depth, 1)]
 
 
 Runner = Callable[[], Run]
@@ -43,15 +50,17 @@ def engine_runner(task: Task, head: str = "auto") -> Runner:
     step, item, prompt = model.step, _engine.StepItem, task.prompt
 
     def run() -> Run:
-        sequence = model.sequence(len(prompt) + task.tokens)
         sampler = _engine.Sampler(temperature=0)
         start = time.perf_counter()
-        token = first = step([item(sequence, prompt, sampler)])[0].token
-        middle = time.perf_counter()
+        first = step([item(model.sequence(len(prompt)), prompt, sampler)])[0].token
+        prefill_s = time.perf_counter() - start
+        sequence = model.sequence(len(task.context) + task.tokens)
+        token = step([item(sequence, task.context, sampler)])[0].token
+        start = time.perf_counter()
         for _ in range(task.tokens):
             token = step([item(sequence, [token], sampler)])[0].token
-        end = time.perf_counter()
-        return Run(len(prompt) / (middle - start), task.tokens / (end - middle), first)
+        decode_s = time.perf_counter() - start
+        return Run(len(prompt) / prefill_s, task.tokens / decode_s, first)
 
     return run
 
@@ -68,26 +77,27 @@ def llama_cpp_runner(task: Task) -> Runner:
     parameters.warmup = False
     parameters.verbosity = -1
     server = xllamacpp.Server(parameters)
-    fixed = {"prompt": task.prompt, "temperature": 0, "cache_prompt": False, "ignore_eos": True}
+    fixed = {"temperature": 0, "cache_prompt": False, "ignore_eos": True}
 
-    def ask(**request: int) -> Any:
-        answer: Any = server.handle_completions({**fixed, **request})
+    def ask(prompt: list[int], **request: int) -> Any:
+        answer: Any = server.handle_completions({**fixed, "prompt": prompt, **request})
         return json.loads(answer) if isinstance(answer, str) else answer
 
     # Asked once: reporting probabilities would slow down the timed runs.
-    first = ask(n_predict=1, n_probs=1)["choices"][0]["logprobs"]["content"][0]["id"]
+    first = ask(task.prompt, n_predict=1, n_probs=1)["choices"][0]["logprobs"]["content"][0]["id"]
 
     def run() -> Run:
-        timings = ask(n_predict=task.tokens)["timings"]
-        return Run(timings["prompt_per_second"], timings["predicted_per_second"], first)
+        prefill = ask(task.prompt, n_predict=1)["timings"]
+        decode = ask(task.context, n_predict=task.tokens)["timings"]
+        return Run(prefill["prompt_per_second"], decode["predicted_per_second"], first)
 
     return run
 
 
 def llama_bench_runner(program: Path, task: Task, model: Path | None = None) -> Runner:
     """A llama-bench of llama.cpp or a fork: loads, warms up and runs once. It decodes from an empty
-    context, so it attends to less than the others do. `model`: a file of its own with the same
-    shape, in a type that only this program has.
+    context, whatever task.depth is. `model`: a file of its own with the same shape, in a type that
+    only this program has.
     """
     options = {
         "-m": model or task.path,
