@@ -1,8 +1,9 @@
 // Attention of a batch: every query head over the keys and values of its sequence.
 //
-// Positions are taken in spans at fixed places, whose results are merged in order. Where long
-// contexts meet few heads, the threads divide the spans too, not only the heads: the same
-// arithmetic, so the same bits.
+// Positions are taken in spans at fixed places, whose results are merged in order. The rows of a
+// prompt take a span one after the other while its keys and values are in the cache. Where long
+// contexts meet few heads, the threads divide the spans too, not only the heads. It is the same
+// arithmetic always, so the same bits.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,7 @@ namespace wf::engine {
 
 class Attention {
  public:
-  static constexpr int64_t kSpan = 16 * kKvPage;
+  static constexpr int64_t kSpan = 8 * kKvPage;  // of 128 dimensions: 256 KiB in float32
 
   Attention(const ModelConfig& config, const KernelTable& kernels, ThreadPool& pool);
 
@@ -30,17 +31,19 @@ class Attention {
   void run(int64_t layer, const float* q, float* out, int thread);
 
  private:
-  // What one span gives, not yet divided by the sum of the softmax.
-  struct Part {
-    float* out;  // [heads, head_dim]
-    SoftmaxPart* softmax;
+  // Heads of one row that share keys and values.
+  struct Heads {
+    int64_t row;
+    int64_t first;
+    int64_t count;
   };
-  Part part(int64_t index);
+  int64_t num_rows() const { return static_cast<int64_t>(rows_.size()); }
   int64_t group() const { return config_.heads / config_.kv_heads; }
-  // How many of the heads `head`, head + 1, ... share its keys and values, at most `most`.
-  int64_t sharing(int64_t head, int64_t most) const;
-  void attend(int64_t layer, const TokenRow& row, int64_t head, int64_t count, int64_t span,
-              const float* q, const Part& to) const;
+  int64_t spans(int64_t row) const { return rows_[static_cast<size_t>(row)].position / kSpan + 1; }
+  // Of a head in q and out, and of the softmax of a row's head.
+  int64_t place(int64_t row, int64_t head) const { return row * config_.heads + head; }
+  void attend(int64_t layer, const Heads& heads, int64_t span, const float* q, float* out,
+              SoftmaxPart* softmax) const;
   void attend_heads(int64_t layer, const float* q, float* out, int thread);
   void attend_spans(int64_t layer, const float* q, int thread);
   void merge_spans(float* out, int thread);
@@ -51,10 +54,11 @@ class Attention {
   std::span<const TokenRow> rows_;
   int64_t spans_ = 0;  // of the longest row
   bool is_divided_ = false;
-  // Parts of one head: [rows, spans_, heads] when the threads divide the spans; otherwise two for
-  // each head of a group, for each thread.
-  std::vector<float> outs_;
-  std::vector<SoftmaxPart> softmaxes_;
+  std::vector<SoftmaxPart> softmaxes_;  // of all positions so far, [rows, heads]
+  // What single spans give: [spans_, rows, heads] when the threads divide them, otherwise the last
+  // one of each thread, [threads, group].
+  std::vector<float> span_outs_;
+  std::vector<SoftmaxPart> span_softmaxes_;
 };
 
 }  // namespace wf::engine
