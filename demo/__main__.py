@@ -146,23 +146,24 @@ def eval_steps(settings: recipe.Recipe) -> list[Step]:
 def result_rows(work: Path, speeds: dict[str, float], gguf: Path | None) -> list[table.Row]:
     """What was measured: baselines without a model, teacher, plain BitNet-SFT, student."""
 
-    def report(name: str, kind: str) -> dict[str, Any]:
-        parsed: dict[str, Any] = json.loads((work / f"{name}-{kind}.json").read_text("utf-8"))
-        return parsed
+    def result(name: str, kind: str) -> dict[str, Any]:
+        report = json.loads((work / f"{name}-{kind}.json").read_text("utf-8"))
+        (only,) = report["results"].values()  # one task each
+        return dict(only)
 
-    def accuracy(counted: dict[str, float]) -> tuple[float, float, float]:
-        return counted["accuracy"], counted["low"], counted["high"]
+    def accuracy(measured: dict[str, float]) -> tuple[float, float, float]:
+        return measured["value"], measured["low"], measured["high"]
 
     def model(title: str, name: str, num_bytes: int | None = None) -> table.Row:
         return table.Row(
             title,
-            accuracy(report(name, "accuracy")["model_accuracy"]),
-            report(name, "perplexity")["perplexity"],
+            accuracy(result(name, "accuracy")["metrics"]["acc"]),
+            result(name, "perplexity")["metrics"]["perplexity"]["value"],
             num_bytes,
             speeds.get(name),
         )
 
-    baselines = report("student", "accuracy")["baselines"]
+    baselines = result("student", "accuracy")["baselines"]
     rows = [
         table.Row("majority", accuracy(baselines["majority"])),
         table.Row("bag of words", accuracy(baselines["bag_of_words"])),

@@ -58,7 +58,7 @@ def test_limit_stops_early(tmp_path: Path) -> None:
         ({"prompt": "x"}, "sft", "completion"),
         (CHOICE | {"label": 2}, "choice", "2 choices"),
         (CHOICE | {"label": True}, "choice", "label"),
-        (CHOICE | {"choices": "yes"}, "choice", "list of strings"),
+        (CHOICE | {"choices": "yes"}, "choice", "non-empty strings"),
         (["x"], "text", "JSON object"),
     ],
     ids=["wrong-field", "no-completion", "label-range", "label-bool", "choices", "list"],
@@ -112,6 +112,6 @@ def test_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("no route to host\nand a long story")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(UsageError, match=r"owner/name .*no route.*data\.path=") as caught:
+    with pytest.raises(UsageError, match=r"owner/name .*no route.*give its files") as caught:
         read(DataConfig(path="owner/name"))
     assert "\n" not in str(caught.value)

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
+from wrinklefree.data.records import ChoiceRecord
 from wrinklefree.errors import UsageError
 from wrinklefree.eval.baselines import bag_of_words, majority
-from wrinklefree.eval.tasks import ChoiceRecord
 
 GOOD_WORDS = ("great", "lovely", "fun", "warm", "clever")
 BAD_WORDS = ("dull", "awful", "slow", "cold", "silly")

@@ -9,13 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from wrinklefree.cli.eval import main
+from wrinklefree.errors import UsageError
 from wrinklefree.eval.backend import Question, open_backend
-from wrinklefree.eval.perplexity import run_perplexity
-
-
-@pytest.fixture(scope="module")
-def stories(data_dir: Path) -> Path:
-    return data_dir / "stories260k_hf"
+from wrinklefree.eval.outcome import Outcome
+from wrinklefree.eval.perplexity import PerplexityTask
 
 
 def questions(count: int) -> list[Question]:
@@ -31,7 +28,7 @@ def questions(count: int) -> list[Question]:
 
 
 def test_scores_do_not_depend_on_what_is_scored_together(stories: Path) -> None:
-    backend = open_backend(stories / "stories260K-f32.gguf")
+    backend = open_backend(str(stories / "stories260K-f32.gguf"))
     asked = questions(8)
     together = backend.score(asked)
     alone = [
@@ -43,19 +40,25 @@ def test_scores_do_not_depend_on_what_is_scored_together(stories: Path) -> None:
 
 def test_engine_and_torch_score_alike(stories: Path) -> None:
     asked = questions(8)
-    torch_scores = open_backend(stories, backend="torch").score(asked)
+    torch_scores = open_backend(str(stories), backend="torch").score(asked)
     for path in (stories, stories / "stories260K-f32.gguf"):
-        scores = open_backend(path, backend="engine").score(asked)
+        scores = open_backend(str(path), backend="engine").score(asked)
         np.testing.assert_allclose(scores, torch_scores, atol=2e-3)
 
 
 def test_perplexity_equals_that_of_torch(stories: Path, data_dir: Path) -> None:
     text = (data_dir / "tinystories_sample" / "tiny_stories.txt").read_text()[:3000]
-    engine = run_perplexity(open_backend(stories, backend="engine"), [text], context=256, limit=3)
-    torch = run_perplexity(open_backend(stories, backend="torch"), [text], context=256, limit=3)
-    assert engine.perplexity == pytest.approx(torch.perplexity, rel=1e-4)
-    assert engine.bits_per_byte == pytest.approx(torch.bits_per_byte, rel=1e-4)
-    assert engine.scored_tokens == torch.scored_tokens == 3 * 255
+
+    def run(backend: str) -> Outcome:
+        opened = open_backend(str(stories), backend=backend)
+        task = PerplexityTask("stories", [text], limit=3)
+        return task.run(opened, context=256, batch=1, progress=lambda done, total: None)
+
+    engine, torch = run("engine"), run("torch")
+    for ours, theirs in zip(engine.metrics, torch.metrics, strict=True):
+        assert ours.value == pytest.approx(theirs.value, rel=1e-4)
+    assert engine.inputs == torch.inputs
+    assert engine.inputs.tokens == 3 * 255
 
 
 def test_a_gguf_file_on_the_command_line(stories: Path, tmp_path: Path) -> None:
@@ -67,12 +70,11 @@ def test_a_gguf_file_on_the_command_line(stories: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["backend"] == "engine"
-    assert report["perplexity"] < 4
-    assert report["with_bos"] == report["windows"] == 1
+    result = report["results"]["ppl"]
+    assert result["metrics"]["perplexity"]["value"] < 4
+    assert result["inputs"]["with_bos"] == result["inputs"]["examples"] == 1
 
 
 def test_torch_cannot_run_a_file(stories: Path) -> None:
-    arguments = [str(stories / "stories260K-f32.gguf"), "--tasks", "ppl", "--data", "x"]
-    result = CliRunner().invoke(main, [*arguments, "--backend", "torch"])
-    assert result.exit_code == 2
-    assert "torch runs model directories" in result.stderr
+    with pytest.raises(UsageError, match="torch runs model directories"):
+        open_backend(str(stories / "stories260K-f32.gguf"), backend="torch")

@@ -1,30 +1,64 @@
+"""The table that people read and the object that programs read."""
+
 from __future__ import annotations
 
-import pytest
+import json
 
-from wrinklefree.eval.report import Accuracy, wilson_interval
+import numpy as np
 
+from wrinklefree.eval.choices import ChoiceTask
+from wrinklefree.eval.classification import accuracy
+from wrinklefree.eval.estimates import Metric, proportion
+from wrinklefree.eval.outcome import Inputs, Outcome
+from wrinklefree.eval.report import Report, TaskReport
 
-# Golden values: statsmodels' proportion_confint(method="wilson"), and Newcombe (1998), table I.
-@pytest.mark.parametrize(
-    ("correct", "total", "low", "high"),
-    [
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0000, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-        (29, 29, 0.8830, 1.0000),
-    ],
-)
-def test_wilson_interval(correct: int, total: int, low: float, high: float) -> None:
-    assert wilson_interval(correct, total) == pytest.approx((low, high), abs=6e-5)
+TASK = ChoiceTask("sst2", "here.jsonl", (), baselines={"majority": proportion(55, 100)})
+LABELS = [1] * 100
 
 
-@pytest.mark.parametrize(("correct", "total"), [(1, 0), (3, 2), (-1, 5)])
-def test_no_proportion(correct: int, total: int) -> None:
-    with pytest.raises(ValueError, match="no proportion"):
-        wilson_interval(correct, total)
+def outcome(num_right: int, truncated: int = 0) -> Outcome:
+    given = [1] * num_right + [0] * (100 - num_right)
+    return Outcome((accuracy(given, LABELS),), Inputs(100, 5000, truncated, 0, 512))
 
 
-def test_accuracy_prints_its_interval_and_n() -> None:
-    assert str(Accuracy.of(81, 263)) == "0.308 [0.255, 0.366] n=263"
+def test_the_table_has_the_columns_of_lm_eval_first() -> None:
+    report = Report("student", "torch", [TaskReport.of(TASK, outcome(88), None)])
+    header, ruler, row, baseline = report.table()
+    assert len({len(line) for line in (header, ruler, row, baseline)}) == 1
+
+    def cells(line: str) -> list[str]:
+        return [cell.strip() for cell in line.strip("|").split("|")]
+
+    # As lm_eval.utils.make_table writes it.
+    names = ["Tasks", "Version", "Filter", "n-shot", "Metric", "", "Value", "", "Stderr"]
+    assert cells(header)[:9] == names
+    # stderr: sqrt(.88 * .12 / 99), as lm-eval's mean_stderr
+    expected = ["sst2", "1", "none", "0", "acc", "↑", "0.8800", "±", "0.0327"]
+    assert cells(row) == [*expected, "0.8019 to 0.9300", "100"]
+    assert cells(baseline)[2:7] == ["baseline: majority", "0", "acc", "↑", "0.5500"]
+
+
+def test_a_teacher_adds_its_score_and_the_paired_delta() -> None:
+    entry = TaskReport.of(TASK, outcome(88, truncated=3), outcome(90))
+    report = Report("student", "engine", [entry], "teacher", "torch")
+    row = [cell.strip() for cell in report.table()[2].strip("|").split("|")]
+    assert row[-3:-1] == ["0.9000", "-0.0200"]
+    low, high = (float(end) for end in row[-1].split(" to "))
+    assert low < -0.02 < high <= 0
+    (note,) = report.notes()
+    assert "3 inputs truncated" in note
+    assert note.endswith(
+        "teacher: context 512, 5000 tokens, 0 inputs truncated, 0 with begin token, "
+        "no chat template"
+    )
+    found = json.loads(json.dumps(report.to_json()))
+    assert found["teacher"] == "teacher"
+    assert found["results"]["sst2"]["delta"]["acc"]["interval"] == "paired bootstrap"
+
+
+def test_one_example_has_no_interval() -> None:
+    metric = Metric("perplexity", np.array([[1.0, 2.0]]), lambda sums: sums[..., 0])
+    single = Outcome((metric,), Inputs(1, 2, 0, 0, 8))
+    report = Report("student", "torch", [TaskReport.of(TASK, single, None)])
+    assert report.table()[2].count("N/A") == 2
+    json.dumps(report.to_json(), allow_nan=False)

@@ -146,7 +146,7 @@ def _hub_errors(source: SourceConfig) -> Iterator[None]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(
             f"data set {source.path} (split {source.split}) cannot be read from the hub: "
-            f"{reason}; offline, download it elsewhere and give data.path=FILE.jsonl"
+            f"{reason}; offline, download it elsewhere and give its files"
         ) from None
 
 

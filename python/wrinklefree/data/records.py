@@ -35,6 +35,19 @@ class PairRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ChoiceRecord:
+    """A prompt, its possible continuations (each with its own leading space), the right one."""
+
+    prompt: str
+    choices: tuple[str, ...]
+    label: int
+
+    @property
+    def answer(self) -> str:
+        return self.choices[self.label]
+
+
+@dataclass(frozen=True, slots=True)
 class SummaryRecord:
     """An article, which may be cut to fit, and its summary, which may not."""
 
@@ -74,19 +87,30 @@ def parse(row: Mapping[str, Any], source: SourceConfig, where: str) -> Record:
         return SummaryRecord(_string(row, "article", where), f" {highlights}")
     if source.format == "chat":
         return _conversation(row, where)
-    if source.format == "choice":
-        prompt, choices, label = _choice(row, where)
-    else:
-        prompt, choices, label = glue_example(GLUE[source.format], row, where)
+    record = choice_record(row, source.format, where)
     # NOTE: no end token after a choice: evaluation scores the choice's own tokens only.
-    return PairRecord(prompt, choices[label], ends=False)
+    return PairRecord(record.prompt, record.answer, ends=False)
+
+
+def choice_record(row: Mapping[str, Any], format: str, where: str) -> ChoiceRecord:
+    """A row of the format `choice` or of a GLUE task with all its choices, for evaluation.
+
+    Raises FormatError, beginning with `where`, for any other row.
+    """
+    if format == "choice":
+        return ChoiceRecord(*_choice(row, where))
+    return ChoiceRecord(*glue_example(GLUE[format], row, where))
 
 
 def _choice(row: Mapping[str, Any], where: str) -> tuple[str, tuple[str, ...], int]:
     prompt = _string(row, "prompt", where)
     choices, label = row.get("choices"), row.get("label")
-    if not isinstance(choices, list) or not all(isinstance(text, str) for text in choices):
-        raise FormatError(f'{where}: "choices" must be a list of strings')
+    if (
+        not isinstance(choices, list)
+        or len(choices) < 2
+        or not all(isinstance(choice, str) and choice for choice in choices)
+    ):
+        raise FormatError(f'{where}: "choices" must be a list of at least two non-empty strings')
     if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(choices):
         raise FormatError(f'{where}: "label" must be an index into its {len(choices)} choices')
     return prompt, tuple(choices), label

@@ -40,21 +40,21 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(model: Path, *, backend: str = "auto", batch: int = 8) -> Backend:
-    """The model at `model`: a .gguf runs in the engine, a directory in torch unless told otherwise.
+def open_backend(model: str, *, backend: str = "auto", revision: str | None = None) -> Backend:
+    """The model named `model`: a .gguf runs in the engine, a directory or hub id in torch.
 
-    Imports only what the chosen backend needs. Raises UsageError for a path that is neither.
+    `backend` "engine" runs a directory in the engine. Imports only what the chosen one needs.
+    Raises UsageError for a model that is not there.
     """
-    if model.is_file():
+    path = Path(model)
+    if path.is_file():
         if backend == "torch":
             raise UsageError(f"{model} is a file: torch runs model directories; use the engine")
         backend = "engine"
-    elif not model.is_dir():
-        raise UsageError(f"{model} does not exist; give a model directory or a .gguf file")
     if backend == "engine":
         from wrinklefree.eval.engine_backend import EngineBackend
 
-        return EngineBackend(model)
+        return EngineBackend(path)
     from wrinklefree.eval.torch_backend import TorchBackend
 
-    return TorchBackend(model, batch=batch)
+    return TorchBackend(model, revision=revision)

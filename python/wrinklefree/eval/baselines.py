@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from wrinklefree.data.records import ChoiceRecord
 from wrinklefree.errors import UsageError
-from wrinklefree.eval.tasks import ChoiceRecord
 
 _WORD = re.compile(r"\w+")
 _VOCABULARY = 20_000  # most frequent words and word pairs kept

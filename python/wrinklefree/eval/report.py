@@ -1,88 +1,148 @@
-"""What an evaluation says: figures with their interval, and everything that could move them."""
+"""What an evaluation says, as JSON and as the table of lm-eval with more columns."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+from wrinklefree.eval.estimates import Estimate, estimate, paired_delta
+from wrinklefree.eval.outcome import Inputs, Outcome, Task
 
-
-def wilson_interval(correct: int, total: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson score interval of a proportion; unlike the normal one it is right at 0 and 1."""
-    if not 0 <= correct <= total or total < 1:
-        raise ValueError(f"{correct} of {total} is no proportion")
-    share = correct / total
-    center = share + z * z / (2 * total)
-    half_width = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    norm = 1 + z * z / total
-    return max(0.0, (center - half_width) / norm), min(1.0, (center + half_width) / norm)
+HEADER = ("Tasks", "Version", "Filter", "n-shot", "Metric", "", "Value", "", "Stderr", "95 %", "n")
+TEACHER_HEADER = ("Teacher", "Delta", "Delta 95 %")
+TASK_VERSION = "1"  # of prompts and choices in data/glue.py; scores of two versions do not compare
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
-    """A share of right answers with its 95 % interval."""
+class TaskReport:
+    """One task. `delta` is model minus teacher on the same examples."""
 
-    accuracy: float
-    low: float
-    high: float
-    correct: int
-    total: int
+    name: str
+    data: str
+    protocol: dict[str, Any]
+    inputs: Inputs
+    metrics: dict[str, Estimate]
+    higher_is_better: dict[str, bool]
+    baselines: dict[str, Estimate]
+    teacher: dict[str, Estimate] | None = None
+    teacher_inputs: Inputs | None = None
+    delta: dict[str, Estimate] | None = None
 
     @classmethod
-    def of(cls, correct: int, total: int) -> Accuracy:
-        low, high = wilson_interval(correct, total)
-        return cls(correct / total, low, high, correct, total)
-
-    def __str__(self) -> str:
-        return f"{self.accuracy:.3f} [{self.low:.3f}, {self.high:.3f}] n={self.total}"
-
-
-@dataclass(frozen=True, slots=True)
-class InputCounts:
-    """What was done to the inputs: shortened prompts and begin-of-sequence tokens in front."""
-
-    records: int
-    truncated: int
-    with_bos: int
-    tokens: int
+    def of(cls, task: Task, outcome: Outcome, teacher: Outcome | None) -> TaskReport:
+        metrics = {metric.name: estimate(metric) for metric in outcome.metrics}
+        directions = {metric.name: metric.higher_is_better for metric in outcome.metrics}
+        report = (task.name, task.data, task.protocol, outcome.inputs, metrics, directions)
+        if teacher is None:
+            return cls(*report, task.baselines)
+        pairs = zip(outcome.metrics, teacher.metrics, strict=True)
+        return cls(
+            *report,
+            task.baselines,
+            {metric.name: estimate(metric) for metric in teacher.metrics},
+            teacher.inputs,
+            {model.name: paired_delta(model, other) for model, other in pairs},
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class ChoiceReport:
-    """Accuracy by summed log-likelihood of the choices."""
+class Report:
+    """All tasks of one model, and of the teacher beside it."""
 
     model: str
     backend: str
-    task: str
-    context: int
-    model_accuracy: Accuracy
-    baselines: dict[str, Accuracy]
-    inputs: InputCounts
+    results: Sequence[TaskReport]
+    teacher: str | None = None
+    teacher_backend: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """One object; `results` by task name."""
+        head = asdict(self)
+        results = {}
+        for entry in head.pop("results"):
+            results[entry.pop("name")] = {
+                field: value for field, value in entry.items() if value is not None
+            }
+        return {**{key: value for key, value in head.items() if value}, "results": results}
+
+    def table(self) -> list[str]:
+        """Lines of a Markdown table; rows of baselines have the filter `baseline`."""
+        header = HEADER if self.teacher is None else HEADER + TEACHER_HEADER
+        rows = [row for task in self.results for row in _rows(task)]
+        return markdown_table(header, rows)
+
+    def notes(self) -> list[str]:
+        """One line per task: data, and what was done to the inputs."""
+        lines = []
+        for task in self.results:
+            note = f"{task.name}: {task.data}; {_inputs_note(task.inputs)}"
+            if task.teacher_inputs is not None and task.teacher_inputs != task.inputs:
+                note += f"; teacher: {_inputs_note(task.teacher_inputs)}"
+            lines.append(note)
+        return lines
 
 
-@dataclass(frozen=True, slots=True)
-class PerplexityReport:
-    """Perplexity over windows of `context` tokens.
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Padded lines: the first column is aligned left, the others right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
-    bits_per_byte: nats per token x tokens per byte / ln 2, so that tokenizers can be compared.
-    """
+    def line(cells: Sequence[str]) -> str:
+        first, *rest = (
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return f"|{'|'.join([first, *rest])}|"
 
-    model: str
-    backend: str
-    data: str
-    context: int
-    perplexity: float
-    nats_per_token: float
-    bits_per_byte: float
-    scored_tokens: int
-    windows: int
-    documents: int
-    with_bos: int
+    # One dash is the least that Markdown takes, beside the colon of a column aligned right.
+    widths = [max(width, 2) for width in widths]
+    ruler = "|".join("-" * (width - (i > 0)) + ":" * (i > 0) for i, width in enumerate(widths))
+    return [line(header), f"|{ruler}|", *map(line, rows)]
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+
+def _rows(task: TaskReport) -> list[list[str]]:
+    named = [(name, "none", value) for name, value in task.metrics.items()]
+    named += [("acc", f"baseline: {name}", value) for name, value in task.baselines.items()]
+    return [
+        [
+            task.name if index == 0 else "",
+            TASK_VERSION if index == 0 else "",
+            filter_name,
+            "0",
+            name,
+            "↑" if task.higher_is_better.get(name, True) else "↓",
+            f"{value.value:.4f}",
+            "±",
+            _number(value.stderr),
+            _span(value),
+            str(task.inputs.examples),
+            *_teacher_cells(task, name if filter_name == "none" else None),
+        ]
+        for index, (name, filter_name, value) in enumerate(named)
+    ]
+
+
+def _teacher_cells(task: TaskReport, metric: str | None) -> list[str]:
+    if task.teacher is None or task.delta is None:
+        return []
+    if metric is None:
+        return ["", "", ""]
+    delta = task.delta[metric]
+    return [f"{task.teacher[metric].value:.4f}", f"{delta.value:+.4f}", _span(delta, sign="+")]
+
+
+def _number(value: float | None) -> str:
+    return "N/A" if value is None else f"{value:.4f}"
+
+
+def _span(value: Estimate, sign: str = "") -> str:
+    if value.low is None or value.high is None:
+        return "N/A"
+    return f"{value.low:{sign}.4f} to {value.high:{sign}.4f}"
+
+
+def _inputs_note(inputs: Inputs) -> str:
+    return (
+        f"context {inputs.context}, {inputs.tokens} tokens, {inputs.truncated} inputs truncated, "
+        f"{inputs.with_bos} with begin token, no chat template"
+    )

@@ -1,0 +1,49 @@
+"""A backend whose numbers can be worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wrinklefree.eval.backend import Question
+
+
+class Scripted:
+    """One token per byte; every token has log-probability -id / 100, whatever came before."""
+
+    name = "scripted"
+    max_context = 64
+    BOS = 0
+
+    def __init__(self, *, adds_bos: bool = False) -> None:
+        self.adds_bos = adds_bos
+        self.seen: list[list[int]] = []
+        self.asked: list[Question] = []
+
+    @property
+    def bos_id(self) -> int | None:
+        return self.BOS
+
+    def encode(self, text: str, *, add_special: bool) -> list[int]:
+        return [self.BOS] * (add_special and self.adds_bos) + list(text.encode())
+
+    def score(self, questions: Sequence[Question]) -> list[list[float]]:
+        self.asked += questions
+        return [[-sum(choice) / 100 for choice in question.choices] for question in questions]
+
+    def logprobs(self, ids: Sequence[int]) -> np.ndarray:
+        self.seen.append(list(ids))
+        return -np.array(ids[1:]) / 100
+
+
+@pytest.fixture
+def scripted() -> type[Scripted]:
+    return Scripted
+
+
+@pytest.fixture(scope="session")
+def stories(data_dir: Path) -> Path:
+    return data_dir / "stories260k_hf"

@@ -1,0 +1,101 @@
+"""wf-eval as it is typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from wrinklefree.cli.eval import main
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def write_task(path: Path) -> Path:
+    # No leading spaces: this SentencePiece tokenizer puts one in front of every text.
+    lines = [
+        {"prompt": "Once upon a", "choices": ["time", "said"], "label": 0},
+        {"prompt": "She loved to", "choices": ["was", "play"], "label": 1},
+        {"prompt": "One day, a little", "choices": ["girl", "the"], "label": 0},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_file_of_choices(stories: Path, tmp_path: Path) -> None:
+    task = write_task(tmp_path / "val.jsonl")
+    code, out, _ = run(stories, "--tasks", task, "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert report["backend"] == "torch"
+    (result,) = report["results"].values()
+    assert result["metrics"]["acc"]["value"] == 1
+    assert result["metrics"]["acc"]["low"] == pytest.approx(0.4385, abs=1e-3)
+    assert result["inputs"]["examples"] == result["inputs"]["with_bos"] == 3
+    assert result["baselines"]["majority"]["value"] == pytest.approx(1 / 3)
+
+
+def test_glue_beside_a_teacher(stories: Path, data_dir: Path) -> None:
+    options = ("--tasks", "cola,mrpc", "--data", data_dir, "--limit", "40", "--context", "64")
+    code, out, err = run(stories, *options, "--teacher", stories, "--json")
+    assert code == 0, err
+    results = json.loads(out)["results"]
+    assert {name: list(result["metrics"]) for name, result in results.items()} == {
+        "cola": ["mcc", "acc"],
+        "mrpc": ["acc", "f1"],
+    }
+    for result in results.values():
+        assert result["teacher"] == result["metrics"]
+        assert all(
+            delta["value"] == delta["low"] == delta["high"] == 0
+            for delta in result["delta"].values()
+        )
+        assert result["protocol"]["prompt"].count("{") > 0
+    assert results["mrpc"]["inputs"]["truncated"] > 0  # pairs of sentences are longer than 64
+    code, table, _ = run(stories, *options, "--teacher", stories)
+    assert "|Tasks|Version|Filter" in table.replace(" ", "")
+    assert "inputs truncated" in table
+
+
+def test_the_batch_changes_no_score(stories: Path, data_dir: Path) -> None:
+    options = ("--tasks", "rte", "--data", data_dir, "--limit", "12", "--json")
+    for model in (stories, stories / "stories260K-f32.gguf"):
+        reports = [run(model, *options, "--batch", batch)[1] for batch in (1, 5, 8)]
+        assert reports[0] == reports[1] == reports[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["{missing}", "--tasks", "{task}"], "no such directory"),
+        (["{model}", "--tasks", "ppl", "--data", "{missing}"], "does not exist"),
+        (["{model}", "--tasks", " ,"], "names no task"),
+        (["{model}", "--tasks", "sst2", "--data", "{text}", "--train", "{task}"], "--train"),
+        (["{model}", "--tasks", "pp"], "did you mean 'ppl'"),
+        (["{model}", "--tasks", "ppl"], "--data FILE"),
+        (["{model}", "--tasks", "ppl", "--data", "{text}", "--context", "4096"], "512"),
+        (["{model}", "--tasks", "{task}", "--data", "{task}"], "belongs to"),
+        (["{model}", "--task", "{task}"], "--tasks"),
+    ],
+)
+def test_bad_usage_is_one_line_with_exit_code_2(
+    stories: Path, tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    task = write_task(tmp_path / "val.jsonl")
+    (tmp_path / "some.txt").write_text("Once upon a time")
+    names = {
+        "model": stories,
+        "task": task,
+        "text": tmp_path / "some.txt",
+        "missing": tmp_path / "missing",
+    }
+    code, out, err = run(*(argument.format(**names) for argument in arguments))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert complaint in err
+    assert err.count("\n") == 1
