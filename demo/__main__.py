@@ -165,8 +165,8 @@ def result_rows(work: Path, speeds: dict[str, float], gguf: Path | None) -> list
 
     baselines = result("student", "accuracy")["baselines"]
     rows = [
-        table.Row("majority", accuracy(baselines["majority"])),
-        table.Row("bag of words", accuracy(baselines["bag_of_words"])),
+        table.Row("majority", accuracy(baselines["majority"]["acc"])),
+        table.Row("bag of words", accuracy(baselines["bag_of_words"]["acc"])),
         model("teacher (float32)", "teacher", (work / "runs/sft/model.safetensors").stat().st_size),
         model("plain BitNet-SFT", "bitnet"),
         model("student (ternary)", "student", (work / STUDENT).stat().st_size),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wrinklefree.eval.backend import Question
+from wrinklefree.eval.backend import Answer, Question
 
 
 class Scripted:
@@ -37,6 +37,11 @@ class Scripted:
     def logprobs(self, ids: Sequence[int]) -> np.ndarray:
         self.seen.append(list(ids))
         return -np.array(ids[1:]) / 100
+
+    def generate(self, prompts: Sequence[list[int]], *, max_tokens: int) -> list[Answer]:
+        """The article's first bytes; it ends by itself when that is all of it."""
+        articles = [bytes(ids).decode().split(": ")[1].rsplit("\n")[0] for ids in prompts]
+        return [Answer(f" {text[:max_tokens]}", len(text) <= max_tokens) for text in articles]
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_long_prompts_lose_their_front_but_not_the_begin_token(scripted: Any) ->
     answers = ask(backend, records, context=8)
     assert backend.asked[0].prompt == [backend.BOS, *b"6789"]
     assert len(backend.asked[0].prompt) + 3 == 8
-    assert (answers.inputs.truncated, answers.inputs.with_bos) == (1, 2)
+    assert (answers.counts.truncated, answers.counts.with_bos) == (1, 2)
 
 
 def test_impossible_records_are_named(scripted: Any) -> None:

@@ -36,8 +36,8 @@ def test_a_file_of_choices(stories: Path, tmp_path: Path) -> None:
     (result,) = report["results"].values()
     assert result["metrics"]["acc"]["value"] == 1
     assert result["metrics"]["acc"]["low"] == pytest.approx(0.4385, abs=1e-3)
-    assert result["inputs"]["examples"] == result["inputs"]["with_bos"] == 3
-    assert result["baselines"]["majority"]["value"] == pytest.approx(1 / 3)
+    assert result["counts"]["examples"] == result["counts"]["with_bos"] == 3
+    assert result["baselines"]["majority"]["acc"]["value"] == pytest.approx(1 / 3)
 
 
 def test_glue_beside_a_teacher(stories: Path, data_dir: Path) -> None:
@@ -56,7 +56,7 @@ def test_glue_beside_a_teacher(stories: Path, data_dir: Path) -> None:
             for delta in result["delta"].values()
         )
         assert result["protocol"]["prompt"].count("{") > 0
-    assert results["mrpc"]["inputs"]["truncated"] > 0  # pairs of sentences are longer than 64
+    assert results["mrpc"]["counts"]["truncated"] > 0  # pairs of sentences are longer than 64
     code, table, _ = run(stories, *options, "--teacher", stories)
     assert "|Tasks|Version|Filter" in table.replace(" ", "")
     assert "inputs truncated" in table

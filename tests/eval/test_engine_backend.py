@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +58,31 @@ def test_perplexity_equals_that_of_torch(stories: Path, data_dir: Path) -> None:
     engine, torch = run("engine"), run("torch")
     for ours, theirs in zip(engine.metrics, torch.metrics, strict=True):
         assert ours.value == pytest.approx(theirs.value, rel=1e-4)
-    assert engine.inputs == torch.inputs
-    assert engine.inputs.tokens == 3 * 255
+    assert engine.counts == torch.counts
+    assert engine.counts.tokens == 3 * 255
+
+
+def test_engine_and_torch_write_alike(stories: Path) -> None:
+    engine, torch = (open_backend(str(stories), backend=name) for name in ("engine", "torch"))
+    prompts = [engine.encode("Once upon a time", add_special=True), [1]]
+    answers = engine.generate(prompts, max_tokens=60)
+    others = torch.generate(prompts, max_tokens=60)
+    # Only the engine keeps the space of a first word, which follows the prompt.
+    assert [one.text.strip() for one in answers] == [one.text.strip() for one in others]
+    assert answers[0].text.startswith(", there was a little girl named Lily.")
+    assert not answers[0].is_finished
+
+
+def test_an_end_token_ends_an_answer(stories: Path, tmp_path: Path) -> None:
+    shutil.copytree(stories, tmp_path / "m")
+    prompt = open_backend(str(stories)).encode("Once upon a time", add_special=True)
+    ids = open_backend(str(stories)).encode(", there was", add_special=False)
+    (tmp_path / "m" / "generation_config.json").write_text(json.dumps({"eos_token_id": ids[-1]}))
+    for name in ("engine", "torch"):
+        backend = open_backend(str(tmp_path / "m"), backend=name)
+        (answer,) = backend.generate([prompt], max_tokens=60)
+        assert answer.is_finished
+        assert len(answer.text) < 20
 
 
 def test_a_gguf_file_on_the_command_line(stories: Path, tmp_path: Path) -> None:
@@ -72,7 +96,7 @@ def test_a_gguf_file_on_the_command_line(stories: Path, tmp_path: Path) -> None:
     assert report["backend"] == "engine"
     result = report["results"]["ppl"]
     assert result["metrics"]["perplexity"]["value"] < 4
-    assert result["inputs"]["with_bos"] == result["inputs"]["examples"] == 1
+    assert result["counts"]["with_bos"] == result["counts"]["examples"] == 1
 
 
 def test_torch_cannot_run_a_file(stories: Path) -> None:

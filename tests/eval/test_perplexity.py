@@ -28,7 +28,7 @@ def values(outcome: Outcome) -> dict[str, float]:
 def test_by_hand(scripted: Any) -> None:
     outcome = run(scripted(), ["ddddd"], context=3)
     # Windows "ddd" and "dd": 2 + 1 scored tokens of 1 nat each ('d' is 100).
-    assert (outcome.inputs.tokens, outcome.inputs.examples) == (3, 2)
+    assert (outcome.counts.tokens, outcome.counts.examples) == (3, 2)
     expected = {"perplexity": math.e, "nats_per_token": 1.0, "bits_per_byte": 1 / math.log(2)}
     assert values(outcome) == pytest.approx(expected)
 
@@ -48,11 +48,11 @@ def test_each_window_begins_with_the_begin_token(scripted: Any) -> None:
     backend = scripted(adds_bos=True)
     outcome = run(backend, ["abcd", "e"], context=3)
     assert backend.seen == [[backend.BOS, *b"ab"], [backend.BOS, *b"cd"], [backend.BOS, *b"e"]]
-    assert (outcome.inputs.tokens, outcome.inputs.with_bos) == (5, 3)
+    assert (outcome.counts.tokens, outcome.counts.with_bos) == (5, 3)
 
 
 def test_limit_counts_windows(scripted: Any) -> None:
-    assert run(scripted(), ["a" * 30], context=10, limit=2).inputs.examples == 2
+    assert run(scripted(), ["a" * 30], context=10, limit=2).counts.examples == 2
 
 
 def test_nan_is_an_error_and_not_a_result(scripted: Any) -> None:

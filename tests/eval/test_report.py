@@ -9,16 +9,16 @@ import numpy as np
 from wrinklefree.eval.choices import ChoiceTask
 from wrinklefree.eval.classification import accuracy
 from wrinklefree.eval.estimates import Metric, proportion
-from wrinklefree.eval.outcome import Inputs, Outcome
+from wrinklefree.eval.outcome import Counts, Outcome
 from wrinklefree.eval.report import Report, TaskReport
 
-TASK = ChoiceTask("sst2", "here.jsonl", (), baselines={"majority": proportion(55, 100)})
+TASK = ChoiceTask("sst2", "here.jsonl", (), baselines={"majority": {"acc": proportion(55, 100)}})
 LABELS = [1] * 100
 
 
 def outcome(num_right: int, truncated: int = 0) -> Outcome:
     given = [1] * num_right + [0] * (100 - num_right)
-    return Outcome((accuracy(given, LABELS),), Inputs(100, 5000, truncated, 0, 512))
+    return Outcome((accuracy(given, LABELS),), Counts(100, 5000, truncated, 0, 512))
 
 
 def test_the_table_has_the_columns_of_lm_eval_first() -> None:
@@ -58,7 +58,9 @@ def test_a_teacher_adds_its_score_and_the_paired_delta() -> None:
 
 def test_one_example_has_no_interval() -> None:
     metric = Metric("perplexity", np.array([[1.0, 2.0]]), lambda sums: sums[..., 0])
-    single = Outcome((metric,), Inputs(1, 2, 0, 0, 8))
+    single = Outcome((metric,), Counts(1, 2, 0, 0, 8))
     report = Report("student", "torch", [TaskReport.of(TASK, single, None)])
     assert report.table()[2].count("N/A") == 2
-    json.dumps(report.to_json(), allow_nan=False)
+    (entry,) = json.loads(json.dumps(report.to_json(), allow_nan=False))["results"].values()
+    # What was not measured is left out.
+    assert list(entry) == ["data", "protocol", "counts", "metrics", "higher_is_better", "baselines"]

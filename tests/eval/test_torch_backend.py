@@ -51,7 +51,7 @@ def test_perplexity_of_a_trained_model_is_the_known_one(stories: Path, data_dir:
     values = {metric.name: metric.value for metric in outcome.metrics}
     assert values["perplexity"] == pytest.approx(4.20, rel=0.08)  # of the whole file
     assert values["bits_per_byte"] == pytest.approx(1.00, abs=0.08)
-    assert outcome.inputs.with_bos == outcome.inputs.examples == 6
+    assert outcome.counts.with_bos == outcome.counts.examples == 6
 
 
 def test_artifacts_below_lambda_1_run_in_torch(stories: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ EXAMPLES = """
 wf-eval runs/s3 --tasks sst2,mnli,mnli_mismatch,qnli,rte,mrpc,cola --data glue/ --teacher runs/sft
 wf-eval student.gguf --tasks val.jsonl --train train.jsonl --limit 200 --json
 wf-eval student.gguf --tasks ppl --data wiki.test.raw --context 512
+wf-eval runs/sum --tasks cnn_dailymail --data data/ --limit 500 --context 640
 """
 
 
@@ -31,8 +32,8 @@ wf-eval student.gguf --tasks ppl --data wiki.test.raw --context 512
 @click.option(
     "--tasks",
     required=True,
-    help="Comma-separated: sst2, mnli, mnli_mismatch, qnli, rte, mrpc, cola, ppl, or JSONL files "
-    'of {"prompt", "choices", "label"} records.',
+    help="Comma-separated: sst2, mnli, mnli_mismatch, qnli, rte, mrpc, cola, cnn_dailymail, ppl, "
+    'or JSONL files of {"prompt", "choices", "label"} records.',
 )
 @click.option(
     "--data",
@@ -49,6 +50,13 @@ wf-eval student.gguf --tasks ppl --data wiki.test.raw --context 512
 )
 @click.option("--limit", type=click.IntRange(min=1), help="First N records, or windows for ppl.")
 @click.option("--context", type=click.IntRange(min=2), help="Tokens per window or question.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    help="Of a generated summary.",
+)
 @click.option(
     "--backend",
     type=click.Choice(["auto", "torch", "engine"]),
@@ -75,6 +83,7 @@ def main(
     train: Path | None,
     limit: int | None,
     context: int | None,
+    max_tokens: int,
     backend: str,
     revision: str | None,
     batch: int,
@@ -96,7 +105,9 @@ def main(
     if train and not set(names) - set(NAMES):
         raise UsageError("--train belongs to JSONL tasks")
     paths = DataPaths.of(data)
-    opened = [open_task(name, paths, train=train, limit=limit) for name in names]
+    opened = [
+        open_task(name, paths, train=train, limit=limit, max_tokens=max_tokens) for name in names
+    ]
     settings = _Settings(context, batch, as_json)
     student = open_backend(model, backend=backend, revision=revision)
     outcomes = settings.run(student, opened, model)

@@ -6,7 +6,7 @@ taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -86,6 +86,9 @@ class Encoder:
         encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=special)
         return [encoding.ids for encoding in encoded]
 
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        return self._ids([prompt], special=True)[0]
+
     def _texts(self, records: list[TextRecord], done: Encoded) -> None:
         for tokens in self._ids([record.text for record in records], special=True):
             if tokens:
@@ -103,21 +106,9 @@ class Encoder:
         for record, prompt, answer in zip(records, prompts, answers, strict=True):
             answer += self._end
             room = self._max_length - len(answer)
-            cut = self._cut(record, prompt, room) if len(prompt) > room else prompt
-            done.truncated += cut is not prompt and len(cut) <= room
-            self._add_pair(cut, answer, done)
-
-    def _cut(self, record: SummaryRecord, prompt: list[int], room: int) -> list[int]:
-        """The prompt with as much of the article as fits; over-long when not even none of it does.
-
-        Whole prompts are tokenized, so that they are what evaluation makes of the same text.
-        """
-        kept = len(record.article)
-        while len(prompt) > room and kept > 0:
-            kept = min(kept - 1, max(0, kept * room // len(prompt)))
-            kept = len(record.article[:kept].rstrip().rpartition(" ")[0])
-            (prompt,) = self._ids([record.prompt(kept)], special=True)
-        return prompt
+            fitted = fit_summary(record, prompt, room, self._prompt_ids)
+            done.truncated += fitted is not prompt and len(fitted) <= room
+            self._add_pair(fitted, answer, done)
 
     def _add_pair(self, prompt: list[int], answer: list[int], done: Encoded) -> None:
         # What follows each token; the prompt's own tokens are no labels.
@@ -141,6 +132,22 @@ class Encoder:
             done.skipped += 1
         else:
             done.pieces.append(_piece(tokens, targets, is_whole=True))
+
+
+def fit_summary(
+    record: SummaryRecord, prompt: list[int], room: int, encode: Callable[[str], list[int]]
+) -> list[int]:
+    """`prompt`, the tokens of the record's prompt, with only as much of the article as fits `room`
+    tokens; over-long when not even none of it does.
+
+    Whole prompts are tokenized, so that training and evaluation make the same of one text.
+    """
+    kept = len(record.article)
+    while len(prompt) > room and kept > 0:
+        kept = min(kept - 1, max(0, kept * room // len(prompt)))
+        kept = len(record.article[:kept].rstrip().rpartition(" ")[0])
+        prompt = encode(record.prompt(kept))
+    return prompt
 
 
 def renderable(

@@ -20,6 +20,14 @@ class Question:
     choices: list[list[int]]
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A generated text; it is finished when the model ended it itself."""
+
+    text: str
+    is_finished: bool
+
+
 class Backend(Protocol):
     """A model and its tokenizer, run by torch or by the native engine."""
 
@@ -37,6 +45,10 @@ class Backend(Protocol):
 
     def logprobs(self, ids: Sequence[int]) -> np.ndarray:
         """log p(ids[t + 1] | ids[..t]) for t = 0 .. len(ids) - 2, in nats."""
+        ...
+
+    def generate(self, prompts: Sequence[list[int]], *, max_tokens: int) -> list[Answer]:
+        """Greedy answers to prompts of token ids, each up to an end token."""
         ...
 
 

@@ -11,7 +11,7 @@ from wrinklefree.errors import FormatError, UsageError
 from wrinklefree.eval.backend import Backend, Question
 from wrinklefree.eval.classification import accuracy
 from wrinklefree.eval.estimates import Estimate, Metric
-from wrinklefree.eval.outcome import Inputs, Outcome, Progress, context_of
+from wrinklefree.eval.outcome import Counts, Outcome, Progress, context_of
 
 MetricOf = Callable[[Sequence[int], Sequence[int]], Metric]  # of predictions and labels
 
@@ -22,7 +22,7 @@ class Answers:
 
     predictions: list[int]
     scores: list[list[float]]
-    inputs: Inputs
+    counts: Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class ChoiceTask:
     records: Sequence[ChoiceRecord]
     metrics: tuple[MetricOf, ...] = (accuracy,)
     protocol: dict[str, Any] = field(default_factory=dict)
-    baselines: dict[str, Estimate] = field(default_factory=dict)
+    baselines: dict[str, dict[str, Estimate]] = field(default_factory=dict)
 
     def run(
         self, backend: Backend, *, context: int | None, batch: int, progress: Progress
@@ -44,7 +44,7 @@ class ChoiceTask:
         answers = ask(backend, self.records, context=context, batch=batch, progress=progress)
         labels = [record.label for record in self.records]
         metrics = tuple(metric(answers.predictions, labels) for metric in self.metrics)
-        return Outcome(metrics, answers.inputs)
+        return Outcome(metrics, answers.counts)
 
 
 def ask(
@@ -87,5 +87,5 @@ def ask(
         raise FormatError("the model gives NaN log-probabilities on this task")
     predictions = [max(range(len(row)), key=row.__getitem__) for row in scores]
     tokens = sum(len(question.prompt) + sum(map(len, question.choices)) for question in questions)
-    inputs = Inputs(len(records), tokens, truncated, with_bos, context)
-    return Answers(predictions, scores, inputs)
+    counts = Counts(len(records), tokens, truncated, with_bos, context)
+    return Answers(predictions, scores, counts)

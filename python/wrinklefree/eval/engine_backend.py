@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wrinklefree.engine import LLM
-from wrinklefree.eval.backend import Question
+from wrinklefree.engine import LLM, SamplingParams
+from wrinklefree.eval.backend import Answer, Question
 
 
 class EngineBackend:
@@ -35,3 +35,8 @@ class EngineBackend:
 
     def logprobs(self, ids: Sequence[int]) -> np.ndarray:
         return self._llm.logprobs(ids)
+
+    def generate(self, prompts: Sequence[list[int]], *, max_tokens: int) -> list[Answer]:
+        greedy = SamplingParams(temperature=0.0)
+        done = [self._llm.generate(ids, max_tokens=max_tokens, sampling=greedy) for ids in prompts]
+        return [Answer(answer.text, answer.finish_reason == "stop") for answer in done]

@@ -14,15 +14,20 @@ Progress = Callable[[int, int], object]  # examples done, examples in all
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
-    """What the model was given. `truncated`: inputs that lost tokens to fit `context`; `with_bos`:
-    inputs that begin with a begin-of-sequence token. No chat template is ever applied."""
+class Counts:
+    """What the model was given, and how often that was less than all.
+
+    tokens: that were scored or, for generation, read. truncated: inputs that were shortened to fit
+    `context`. with_bos: inputs that begin with a begin-of-sequence token. unfinished: generated
+    answers that were cut at the token limit. No chat template is ever applied.
+    """
 
     examples: int
     tokens: int
     truncated: int
     with_bos: int
     context: int
+    unfinished: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,7 @@ class Outcome:
     """The metrics of one model on one task."""
 
     metrics: tuple[Metric, ...]
-    inputs: Inputs
+    counts: Counts
 
 
 class Task(Protocol):
@@ -48,8 +53,8 @@ class Task(Protocol):
         """Whatever decides the scores beside model and data, as JSON: prompt, choices, lengths."""
 
     @property
-    def baselines(self) -> dict[str, Estimate]:
-        """Accuracy without any model."""
+    def baselines(self) -> dict[str, dict[str, Estimate]]:
+        """By name, the metrics of answers that need no model."""
 
     def run(
         self, backend: Backend, *, context: int | None, batch: int, progress: Progress

@@ -12,7 +12,7 @@ import numpy as np
 from wrinklefree.errors import FormatError, UsageError
 from wrinklefree.eval.backend import Backend
 from wrinklefree.eval.estimates import Estimate, Floats, Metric
-from wrinklefree.eval.outcome import Inputs, Outcome, Progress, context_of
+from wrinklefree.eval.outcome import Counts, Outcome, Progress, context_of
 
 _CONTEXT = 512
 
@@ -38,7 +38,7 @@ class PerplexityTask:
         return {"documents": len(self.documents), "windows": "do not overlap"}
 
     @property
-    def baselines(self) -> dict[str, Estimate]:
+    def baselines(self) -> dict[str, dict[str, Estimate]]:
         """None: there is no model-free perplexity."""
         return {}
 
@@ -70,8 +70,8 @@ class PerplexityTask:
         if not np.isfinite(statistics).all():
             raise FormatError("the model gives NaN or infinite log-probabilities on this text")
         scored = int(statistics[:, 1].sum())
-        inputs = Inputs(len(windows), scored, 0, len(windows) if head else 0, context)
-        return Outcome(_metrics(statistics, num_tokens / num_bytes), inputs)
+        counts = Counts(len(windows), scored, 0, len(windows) if head else 0, context)
+        return Outcome(_metrics(statistics, num_tokens / num_bytes), counts)
 
 
 def _metrics(statistics: Floats, tokens_per_byte: float) -> tuple[Metric, ...]:

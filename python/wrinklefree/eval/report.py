@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from wrinklefree.eval.estimates import Estimate, estimate, paired_delta
-from wrinklefree.eval.outcome import Inputs, Outcome, Task
+from wrinklefree.eval.outcome import Counts, Outcome, Task
 
 HEADER = ("Tasks", "Version", "Filter", "n-shot", "Metric", "", "Value", "", "Stderr", "95 %", "n")
 TEACHER_HEADER = ("Teacher", "Delta", "Delta 95 %")
@@ -21,19 +21,19 @@ class TaskReport:
     name: str
     data: str
     protocol: dict[str, Any]
-    inputs: Inputs
+    counts: Counts
     metrics: dict[str, Estimate]
     higher_is_better: dict[str, bool]
-    baselines: dict[str, Estimate]
+    baselines: dict[str, dict[str, Estimate]]
     teacher: dict[str, Estimate] | None = None
-    teacher_inputs: Inputs | None = None
+    teacher_counts: Counts | None = None
     delta: dict[str, Estimate] | None = None
 
     @classmethod
     def of(cls, task: Task, outcome: Outcome, teacher: Outcome | None) -> TaskReport:
         metrics = {metric.name: estimate(metric) for metric in outcome.metrics}
         directions = {metric.name: metric.higher_is_better for metric in outcome.metrics}
-        report = (task.name, task.data, task.protocol, outcome.inputs, metrics, directions)
+        report = (task.name, task.data, task.protocol, outcome.counts, metrics, directions)
         if teacher is None:
             return cls(*report, task.baselines)
         pairs = zip(outcome.metrics, teacher.metrics, strict=True)
@@ -41,7 +41,7 @@ class TaskReport:
             *report,
             task.baselines,
             {metric.name: estimate(metric) for metric in teacher.metrics},
-            teacher.inputs,
+            teacher.counts,
             {model.name: paired_delta(model, other) for model, other in pairs},
         )
 
@@ -61,9 +61,8 @@ class Report:
         head = asdict(self)
         results = {}
         for entry in head.pop("results"):
-            results[entry.pop("name")] = {
-                field: value for field, value in entry.items() if value is not None
-            }
+            name = entry.pop("name")
+            results[name] = {field: value for field, value in entry.items() if value is not None}
         return {**{key: value for key, value in head.items() if value}, "results": results}
 
     def table(self) -> list[str]:
@@ -76,9 +75,9 @@ class Report:
         """One line per task: data, and what was done to the inputs."""
         lines = []
         for task in self.results:
-            note = f"{task.name}: {task.data}; {_inputs_note(task.inputs)}"
-            if task.teacher_inputs is not None and task.teacher_inputs != task.inputs:
-                note += f"; teacher: {_inputs_note(task.teacher_inputs)}"
+            note = f"{task.name}: {task.data}; {_counts_note(task.counts)}"
+            if task.teacher_counts is not None and task.teacher_counts != task.counts:
+                note += f"; teacher: {_counts_note(task.teacher_counts)}"
             lines.append(note)
         return lines
 
@@ -102,7 +101,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
 
 def _rows(task: TaskReport) -> list[list[str]]:
     named = [(name, "none", value) for name, value in task.metrics.items()]
-    named += [("acc", f"baseline: {name}", value) for name, value in task.baselines.items()]
+    named += [
+        (name, f"baseline: {baseline}", value)
+        for baseline, values in task.baselines.items()
+        for name, value in values.items()
+    ]
     return [
         [
             task.name if index == 0 else "",
@@ -115,7 +118,7 @@ def _rows(task: TaskReport) -> list[list[str]]:
             "±",
             _number(value.stderr),
             _span(value),
-            str(task.inputs.examples),
+            str(task.counts.examples),
             *_teacher_cells(task, name if filter_name == "none" else None),
         ]
         for index, (name, filter_name, value) in enumerate(named)
@@ -141,8 +144,9 @@ def _span(value: Estimate, sign: str = "") -> str:
     return f"{value.low:{sign}.4f} to {value.high:{sign}.4f}"
 
 
-def _inputs_note(inputs: Inputs) -> str:
+def _counts_note(counts: Counts) -> str:
+    unfinished = f", {counts.unfinished} answers cut at the limit" if counts.unfinished else ""
     return (
-        f"context {inputs.context}, {inputs.tokens} tokens, {inputs.truncated} inputs truncated, "
-        f"{inputs.with_bos} with begin token, no chat template"
+        f"context {counts.context}, {counts.tokens} tokens, {counts.truncated} inputs truncated"
+        f"{unfinished}, {counts.with_bos} with begin token, no chat template"
     )

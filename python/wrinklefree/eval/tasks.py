@@ -15,18 +15,29 @@ from wrinklefree.eval.classification import METRICS, accuracy
 from wrinklefree.eval.estimates import Estimate, proportion
 from wrinklefree.eval.outcome import Task
 from wrinklefree.eval.perplexity import PerplexityTask
-from wrinklefree.eval.sources import DataPaths, read_choices, read_documents, read_glue
+from wrinklefree.eval.sources import (
+    DataPaths,
+    read_choices,
+    read_documents,
+    read_glue,
+    read_summaries,
+)
+from wrinklefree.eval.summaries import SummaryTask
 
 # Name on the command line: the GLUE task and its split.
 GLUE_TASKS = {name: (name, task.eval_split) for name, task in GLUE.items()}
 GLUE_TASKS["mnli_mismatch"] = ("mnli", "validation_mismatched")
 
-PERPLEXITY = "ppl"
-NAMES = (*GLUE_TASKS, PERPLEXITY)
+PERPLEXITY, SUMMARIES = "ppl", "cnn_dailymail"
+NAMES = (*GLUE_TASKS, PERPLEXITY, SUMMARIES)
 
 
-def open_task(name: str, data: DataPaths, *, train: Path | None, limit: int | None) -> Task:
+def open_task(
+    name: str, data: DataPaths, *, train: Path | None, limit: int | None, max_tokens: int
+) -> Task:
     """The task called `name`, or the choice records in the file `name`.
+
+    `max_tokens` bounds a generated answer.
 
     Raises UsageError for an unknown name or missing data, FormatError naming a bad record.
     """
@@ -35,6 +46,8 @@ def open_task(name: str, data: DataPaths, *, train: Path | None, limit: int | No
             raise UsageError("--tasks ppl needs --data FILE (text, or JSONL with a text per line)")
         place = ", ".join(map(str, data.files))
         return PerplexityTask(place, read_documents(data.files), limit)
+    if name == SUMMARIES:
+        return SummaryTask(*read_summaries(data, limit), max_tokens)
     if name in GLUE_TASKS:
         return _glue_task(name, data, limit)
     if Path(name).is_file():
@@ -62,11 +75,12 @@ def _glue_task(name: str, data: DataPaths, limit: int | None) -> Task:
     )
 
 
-def _baselines(records: Sequence[ChoiceRecord], train: Path | None) -> dict[str, Estimate]:
+def _baselines(
+    records: Sequence[ChoiceRecord], train: Path | None
+) -> dict[str, dict[str, Estimate]]:
     """Majority always, of `train` if given; with it a bag of words."""
     examples = read_choices(train) if train else records
-    measured = {"majority": proportion(baselines.majority(examples, records), len(records))}
+    right = {"majority": baselines.majority(examples, records)}
     if train:
-        right = baselines.bag_of_words(examples, records)
-        measured["bag_of_words"] = proportion(right, len(records))
-    return measured
+        right["bag_of_words"] = baselines.bag_of_words(examples, records)
+    return {name: {"acc": proportion(count, len(records))} for name, count in right.items()}

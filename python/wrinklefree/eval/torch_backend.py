@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from wrinklefree.errors import UsageError
-from wrinklefree.eval.backend import Question
+from wrinklefree.eval.backend import Answer, Question
 from wrinklefree.models import bit_linears, is_artifact, load_artifact, load_teacher
 
 
@@ -39,6 +40,11 @@ class TorchBackend:
             layer.hold_weight()
         self._model: Any = module
         self._tokenizer: Any = tokenizer
+        # The model's own settings may ask for penalties or sampling; answers are greedy.
+        self._end_ids = _end_ids(module, tokenizer)
+        module.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+            eos_token_id=self._end_ids or None, pad_token_id=0
+        )
         self.max_context = int(module.config.max_position_embeddings)
 
     @property
@@ -59,6 +65,24 @@ class TorchBackend:
         array: np.ndarray = _picked(self._logits(ids[:-1], len(ids) - 1), tokens_L[1:]).numpy()
         return array
 
+    def generate(self, prompts: Sequence[list[int]], *, max_tokens: int) -> list[Answer]:
+        return [self._generate(ids, max_tokens) for ids in prompts]
+
+    def _generate(self, prompt: list[int], max_tokens: int) -> Answer:
+        ids_1L = torch.tensor([prompt])
+        whole_1L = self._model.generate(
+            ids_1L,
+            attention_mask=torch.ones_like(ids_1L),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+        )
+        ids = whole_1L[0, len(prompt) :].tolist()
+        is_finished = ids[-1] in self._end_ids
+        text = self._tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return Answer(text, is_finished)
+
     def _score(self, question: Question) -> list[float]:
         rows: dict[tuple[int, ...], torch.Tensor] = {}
         scores = []
@@ -77,6 +101,13 @@ class TorchBackend:
         # The head is as large as the rest of a small model: only the scored positions need it.
         logits_TV: torch.Tensor = self._model.get_output_embeddings()(hidden_1LD[0, -num_scored:])
         return logits_TV
+
+
+def _end_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Tokens that end a text, of the tokenizer and of the model's generation_config."""
+    ends = model.generation_config.eos_token_id
+    listed = ends if isinstance(ends, list) else [ends]
+    return sorted({tokenizer.eos_token_id, *listed} - {None})
 
 
 def _picked(logits_TV: torch.Tensor, targets_T: torch.Tensor) -> torch.Tensor:
