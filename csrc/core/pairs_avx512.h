@@ -1,7 +1,8 @@
 // A panel of i8 in one AVX-512 register: bytes widened to int16, vpdpwssd with a pair of
 // activations.
 
-constexpr int kPairPanels = 4;      // for one row
+constexpr int kPairPanels = 1;      // for one row
+constexpr int kPairChains = 4;      // sums of a panel then
 constexpr int kPairTilePanels = 2;  // for four rows
 
 struct PairSums {
@@ -12,6 +13,7 @@ struct PairCodes {
 };
 
 inline PairCodes load_pairs(const std::int8_t* block) {
+  prefetch_ahead(block);
   return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block)))};
 }
 

@@ -1,6 +1,7 @@
 // A panel of i8 in NEON registers: bytes widened to int16, products of a pair added pairwise.
 
 constexpr int kPairPanels = 1;      // for one row
+constexpr int kPairChains = 1;      // sums of a panel then
 constexpr int kPairTilePanels = 1;  // for four rows
 
 struct PairSums {

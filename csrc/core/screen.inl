@@ -91,58 +91,73 @@ inline std::int32_t load_pair(const std::int16_t* q) {
   return pair;
 }
 
-template <int Panels, int Rows>
+// Each panel and row has `Chains` sums, whose blocks alternate.
+template <int Panels, int Rows, int Chains>
 inline void i8_tile(const std::int16_t* q, std::int64_t q_stride, const std::int8_t* w,
                     std::int64_t k, std::int64_t columns, std::int32_t* acc,
                     std::int64_t acc_stride) {
-  const std::int64_t panel_bytes = i8::panel_bytes(k);
-  PairSums sums[Panels][Rows] = {};
-  for (std::int64_t b = 0; b < i8::blocks(k); ++b) {
+  const std::int64_t panel_bytes = i8::panel_bytes(k), blocks = i8::blocks(k);
+  PairSums sums[Panels][Rows][Chains] = {};
+  const auto add_block = [&](std::int64_t b, int chain) {
     for (int i = 0; i < Panels; ++i) {
       const PairCodes codes = load_pairs(w + i * panel_bytes + b * i8::kBlockBytes);
       for (int r = 0; r < Rows; ++r) {
-        add_pairs(sums[i][r], codes, load_pair(q + r * q_stride + b * i8::kColumns));
+        add_pairs(sums[i][r][chain], codes, load_pair(q + r * q_stride + b * i8::kColumns));
       }
     }
+  };
+  std::int64_t b = 0;
+  for (; b + Chains <= blocks; b += Chains) {
+    for (int chain = 0; chain < Chains; ++chain) add_block(b + chain, chain);
   }
+  for (; b < blocks; ++b) add_block(b, 0);
   for (int i = 0; i < Panels; ++i) {
     const std::int64_t first = i * i8::kRows;
     const std::int64_t count = columns - first < i8::kRows ? columns - first : i8::kRows;
     for (int r = 0; r < Rows; ++r) {
-      std::int32_t lanes[i8::kRows];
-      store_pairs(sums[i][r], lanes);
-      for (std::int64_t j = 0; j < count; ++j) acc[r * acc_stride + first + j] = lanes[j];
+      std::int32_t lanes[Chains][i8::kRows];
+      for (int chain = 0; chain < Chains; ++chain) store_pairs(sums[i][r][chain], lanes[chain]);
+      for (int chain = 1; chain < Chains; ++chain) {
+        for (std::int64_t j = 0; j < i8::kRows; ++j) lanes[0][j] += lanes[chain][j];
+      }
+      for (std::int64_t j = 0; j < count; ++j) acc[r * acc_stride + first + j] = lanes[0][j];
     }
   }
 }
 
-// Several panels and a row at a time, or a few panels and four rows: either has enough chains of
-// sums to hide the latency of a multiply-add.
+// One row or four at a time: either tile has enough sums to hide the latency of a multiply-add.
 template <int Panels>
 inline void i8_panels(const std::int16_t* q, std::int64_t q_stride, std::int64_t rows,
                       const std::int8_t* w, std::int64_t k, std::int64_t columns, std::int32_t* acc,
                       std::int64_t acc_stride) {
-  constexpr int kStep = Panels < kPairTilePanels ? Panels : kPairTilePanels;
+  constexpr int kTilePanels = Panels < kPairTilePanels ? Panels : kPairTilePanels;
+  constexpr int kRowPanels = Panels < kPairPanels ? Panels : kPairPanels;
   std::int64_t r = 0;
   for (; r + 4 <= rows; r += 4) {
-    for (int i = 0; i < Panels; i += kStep) {
-      i8_tile<kStep, 4>(q + r * q_stride, q_stride, w + i * i8::panel_bytes(k), k,
-                        columns - i * i8::kRows, acc + r * acc_stride + i * i8::kRows, acc_stride);
+    for (int i = 0; i < Panels; i += kTilePanels) {
+      i8_tile<kTilePanels, 4, 1>(q + r * q_stride, q_stride, w + i * i8::panel_bytes(k), k,
+                                 columns - i * i8::kRows, acc + r * acc_stride + i * i8::kRows,
+                                 acc_stride);
     }
   }
   for (; r < rows; ++r) {
-    i8_tile<Panels, 1>(q + r * q_stride, q_stride, w, k, columns, acc + r * acc_stride, acc_stride);
+    for (int i = 0; i < Panels; i += kRowPanels) {
+      i8_tile<kRowPanels, 1, kPairChains>(q + r * q_stride, q_stride, w + i * i8::panel_bytes(k), k,
+                                          columns - i * i8::kRows,
+                                          acc + r * acc_stride + i * i8::kRows, acc_stride);
+    }
   }
 }
 
 void gemm_s16_i8(const std::int16_t* q, std::int64_t q_stride, std::int64_t rows,
                  const std::int8_t* w, std::int64_t k, std::int64_t n_begin, std::int64_t n_end,
                  std::int32_t* acc, std::int64_t acc_stride) noexcept {
-  constexpr std::int64_t kGroup = kPairPanels * i8::kRows;
+  constexpr int kPanels = kPairPanels > kPairTilePanels ? kPairPanels : kPairTilePanels;
+  constexpr std::int64_t kGroup = kPanels * i8::kRows;
   std::int64_t n = n_begin;
   const auto panel = [&] { return w + n / i8::kRows * i8::panel_bytes(k); };
   for (; n + kGroup - i8::kRows < n_end; n += kGroup) {
-    i8_panels<kPairPanels>(q, q_stride, rows, panel(), k, n_end - n, acc + n, acc_stride);
+    i8_panels<kPanels>(q, q_stride, rows, panel(), k, n_end - n, acc + n, acc_stride);
   }
   for (; n < n_end; n += i8::kRows) {
     i8_panels<1>(q, q_stride, rows, panel(), k, n_end - n, acc + n, acc_stride);

@@ -5,6 +5,8 @@ namespace {
 #include "lanes_avx2.h"
 #include "lut_avx2.h"
 #include "lut_avx512.h"
+#include "prefetch.h"
+//
 #include "pairs_avx512.h"
 #include "tile_avx512vnni.h"
 //
