@@ -225,10 +225,11 @@ inline void compute_unpacked(const Operands& op, std::int64_t row_begin, std::in
   }
 }
 
-// Calls body(row_begin, row_end) for blocks of rows whose activations fit the cache together.
+// Calls body(row_begin, row_end) for blocks of rows of which `columns` activations each fit the
+// cache together.
 template <class Body>
-inline void over_row_blocks(std::int64_t rows, std::int64_t q_stride, const Body& body) {
-  const std::int64_t fitting = kRowBlockBytes / q_stride / kGemmRows * kGemmRows;
+inline void over_row_blocks(std::int64_t rows, std::int64_t columns, const Body& body) {
+  const std::int64_t fitting = kRowBlockBytes / columns / kGemmRows * kGemmRows;
   const std::int64_t block = fitting > kGemmRows ? fitting : kGemmRows;
   for (std::int64_t row = 0; row < rows; row += block) {
     body(row, row + block < rows ? row + block : rows);
@@ -258,7 +259,8 @@ inline void product_t1(const Operands& op, std::int64_t rows, std::int64_t n_beg
   if (rows <= kDirectRows) {
     return compute_row_block<T1Tile, T1, 1, kDirectRows>(op, 0, rows, begin, end, output);
   }
-  over_row_blocks(rows, op.q_stride, [&](std::int64_t row_begin, std::int64_t row_end) {
+  const std::int64_t columns = op.q_stride < kStretchColumns ? op.q_stride : kStretchColumns;
+  over_row_blocks(rows, columns, [&](std::int64_t row_begin, std::int64_t row_end) {
     std::int64_t panel = begin;
     for (; panel + kGemmPanels <= end; panel += kGemmPanels) {
       compute_unpacked<kGemmPanels>(op, row_begin, row_end, panel, output);
