@@ -54,7 +54,10 @@ def test_cached_outputs_equal_live_ones(
     for _ in range(2):  # computed, then read
         batch = collate(rows, (5, 0, 3), pad_to=130)
         got, expected = cached(batch), live(batch)
-        torch.testing.assert_close(got.logits_PV, expected.logits_PV, rtol=1e-5, atol=1e-5)
+        assert got.head is not None
+        assert expected.head is not None
+        torch.testing.assert_close(*(each.head.hidden_PD for each in (got, expected)))
+        assert got.head.weight_VD is expected.head.weight_VD
         assert got.relation.keys() == {2, 4}
         for layer, states in got.relation.items():
             for state, reference in zip(states, expected.relation[layer], strict=True):
@@ -75,7 +78,9 @@ def test_rows_are_computed_once_also_after_a_restart(
     monkeypatch.setattr(Teacher, "decode", fail)
     restarted = CachedTeacher(make_teacher(stories), rows, tmp_path)
     after = restarted(collate(rows, (1, 2)))
-    assert torch.equal(after.logits_PV, before.logits_PV)
+    assert before.head is not None
+    assert after.head is not None
+    assert torch.equal(after.head.hidden_PD, before.head.hidden_PD)
     with pytest.raises(AssertionError, match="ran again"):
         restarted(collate(rows, (1, 3)))
 

@@ -15,8 +15,8 @@ from wrinklefree.models.surgery import (
     quantized_once,
     set_lambda,
 )
-from wrinklefree.training.forward import decode, device_of, logits_at
-from wrinklefree.training.losses import cross_entropy
+from wrinklefree.training.forward import decode, device_of, head_input
+from wrinklefree.training.head_loss import head_losses
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class Evaluation:
             for start in range(0, len(rows), self.batch_size):
                 indices = tuple(range(start, min(start + self.batch_size, len(rows))))
                 batch = collate(rows, indices).to(device)
-                logits_PV = logits_at(model, decode(model, batch).last_BLD, batch.is_label_BL)
+                hidden_PD = decode(model, batch).last_BLD[batch.is_label_BL]
                 targets_P = batch.targets_BL[batch.is_label_BL]
-                total += float(cross_entropy(logits_PV, targets_P, count=1))
+                total += float(head_losses(head_input(model, hidden_PD), targets_P)[0])
         model.train(was_training)
         return total / max(rows.num_labels, 1)

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from wrinklefree.data.loader import Batch
 from wrinklefree.errors import WrinklefreeError
-from wrinklefree.training.forward import decode, logits_at
+from wrinklefree.training.forward import decode, head
 
 
 class NonFiniteError(WrinklefreeError):
@@ -62,7 +62,7 @@ def _first_bad_module(model: PreTrainedModel, batch: Batch) -> str | None:
 
     hooks = [watch(name, module) for name, module in model.named_modules() if name]
     try:
-        logits_at(model, decode(model, batch).last_BLD, batch.is_token_BL)
+        head(model)(decode(model, batch).last_BLD[batch.is_token_BL])
     finally:
         for hook in hooks:
             hook.remove()

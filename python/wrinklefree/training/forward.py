@@ -1,8 +1,8 @@
-"""One forward pass: hidden states, relation states, and logits only where a loss needs them.
+"""One forward pass: hidden states, relation states, and what logits are made of.
 
 The language-model head is the largest matrix of a small model (SmolLM2-135M: 28.3M of 134.5M
-parameters), so it is applied to the selected positions alone.
-Shapes: B rows, L tokens, D hidden width, H heads, N head width, P selected positions, V vocabulary.
+parameters), so the losses apply it to the selected positions alone.
+Shapes: B rows, L tokens, D hidden width, H heads, N head width, P selected positions.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from wrinklefree.data.loader import Batch
 from wrinklefree.errors import UsageError
 from wrinklefree.models.attention_states import capture_attention
+from wrinklefree.training.head_loss import HeadInput
 
 QKV = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # each [B, H, L, N]
 
@@ -80,12 +81,11 @@ def head(model: PreTrainedModel) -> nn.Module:
     return module
 
 
-def logits_at(
-    model: PreTrainedModel, hidden_BLD: torch.Tensor, where_BL: torch.Tensor
-) -> torch.Tensor:
-    """Logits [P, V] at the positions that are True, in row-major order."""
-    logits: torch.Tensor = head(model)(hidden_BLD[where_BL])
-    return logits
+def head_input(model: PreTrainedModel, hidden_PD: torch.Tensor) -> HeadInput:
+    """Hidden states with the weight of the model's head, which in all families has no bias."""
+    weight = head(model).weight
+    assert isinstance(weight, torch.Tensor)
+    return HeadInput(hidden_PD, weight)
 
 
 def device_of(model: PreTrainedModel) -> torch.device:

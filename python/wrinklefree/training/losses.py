@@ -1,10 +1,10 @@
-"""The losses: label cross-entropy, logit KL, attention relation, hidden states (docs/training.md).
+"""Losses on states inside the model: attention relation, hidden states (head_loss.py has the rest).
 
 Every loss is `sum over this batch / count over the whole optimizer step`: the caller counts the
 valid positions of all accumulated batches first, so that neither padding nor the way a step is
 cut into batches changes a loss or a gradient.
 
-Shapes: P selected positions, V vocabulary, B rows, L tokens, H heads of the model, N head width,
+Shapes: P selected positions, B rows, L tokens, H heads of the model, N head width,
 A split heads, W = H * N state width, D hidden width.
 """
 
@@ -20,27 +20,6 @@ from wrinklefree.errors import UsageError
 MIN_SPLIT_WIDTH = 4
 # Added under the root when states are normalised: bounds the gradient of an all-zero state.
 NORM_EPS = 1e-8
-
-
-def cross_entropy(logits_PV: torch.Tensor, targets_P: torch.Tensor, *, count: int) -> torch.Tensor:
-    """Sum of -log p(target), in nats, divided by `count` labels of the step."""
-    return F.cross_entropy(logits_PV.float(), targets_P, reduction="sum") / count
-
-
-def logit_kl(
-    student_PV: torch.Tensor, teacher_PV: torch.Tensor, *, tau: float, count: int
-) -> torch.Tensor:
-    """tau^2 * sum of KL(teacher || student) at temperature tau, divided by `count` positions.
-
-    arXiv 2510.13998 eq. 8-9; the factor tau^2 is the released code's. Teacher logits may be -inf.
-    """
-    student = F.log_softmax(student_PV.float() / tau, dim=-1)
-    teacher = F.log_softmax(teacher_PV.float() / tau, dim=-1)
-    probability = teacher.exp()
-    # NOTE: masked before the product; 0 * (-inf - x) would be NaN, also in the gradient.
-    is_possible = probability > 0
-    difference = torch.where(is_possible, teacher, 0.0) - torch.where(is_possible, student, 0.0)
-    return (probability * difference).sum() * (tau * tau / count)
 
 
 def allowed_split_heads(*widths: int) -> list[int]:

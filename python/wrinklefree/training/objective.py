@@ -11,14 +11,13 @@ from transformers import PreTrainedModel
 from wrinklefree.configs.config import GradientConfig
 from wrinklefree.data.loader import Batch
 from wrinklefree.errors import UsageError
-from wrinklefree.training.forward import QKV, decode, logits_at
+from wrinklefree.training.forward import QKV, decode, head_input
+from wrinklefree.training.head_loss import HeadInput, head_losses
 from wrinklefree.training.losses import (
     attention_relation,
     check_split_heads,
-    cross_entropy,
     hidden_state_distance,
     layer_weights,
-    logit_kl,
 )
 
 
@@ -43,7 +42,7 @@ def count(batches: Iterable[Batch]) -> Counts:
 class TeacherOutputs:
     """What the teacher says about a batch; parts that no term needs are empty."""
 
-    logits_PV: torch.Tensor | None
+    head: HeadInput | None  # at the KD positions
     layers_BLD: tuple[torch.Tensor, ...]
     relation: Mapping[int, QKV]  # keyed by the student's layer
 
@@ -123,22 +122,19 @@ class Objective:
     ) -> dict[str, torch.Tensor]:
         uses_all = self.kd_weight > 0 and self.kd_everywhere
         where_BL = batch.is_token_BL if uses_all else batch.is_label_BL
-        logits_PV = logits_at(model, hidden_BLD, where_BL)
+        ce, kd = head_losses(
+            head_input(model, hidden_BLD[where_BL]),
+            batch.targets_BL[where_BL],
+            ce_scale=self.ce_weight / counts.labels,
+            teacher=teacher.head if teacher is not None else None,
+            kd_scale=self.kd_weight / (counts.tokens if self.kd_everywhere else counts.labels),
+            tau=self.kd_tau,
+        )
         terms: dict[str, torch.Tensor] = {}
         if self.ce_weight > 0:
-            is_label_P = batch.is_label_BL[where_BL]
-            targets_P = batch.targets_BL[batch.is_label_BL]
-            labelled_PV = logits_PV[is_label_P] if uses_all else logits_PV
-            terms["ce"] = self.ce_weight * cross_entropy(
-                labelled_PV, targets_P, count=counts.labels
-            )
-        if self.kd_weight > 0 and teacher is not None and teacher.logits_PV is not None:
-            terms["kd"] = self.kd_weight * logit_kl(
-                logits_PV,
-                teacher.logits_PV,
-                tau=self.kd_tau,
-                count=counts.tokens if self.kd_everywhere else counts.labels,
-            )
+            terms["ce"] = ce
+        if self.kd_weight > 0 and teacher is not None:
+            terms["kd"] = kd
         return terms
 
 

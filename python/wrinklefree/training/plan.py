@@ -12,6 +12,7 @@ from wrinklefree.configs.config import DataConfig, GradientConfig, RunConfig
 from wrinklefree.data.packing import TokenRows
 from wrinklefree.errors import UsageError
 from wrinklefree.models.teacher import load_tokenizer
+from wrinklefree.training.head_loss import CHUNK_ROWS
 from wrinklefree.training.inputs import Inputs, num_steps, open_inputs
 
 FLOAT_BYTES = 4
@@ -86,7 +87,7 @@ def _loop_facts(
         HIDDEN_COPIES * model.hidden_size + INTERMEDIATE_COPIES * model.intermediate_size
     )
     labels = min(tokens, -(-rows.num_labels // len(rows)) * training.batch_size)
-    logits = labels * model.vocab_size * LOGIT_COPIES
+    logits = min(labels, CHUNK_ROWS) * model.vocab_size * LOGIT_COPIES
     # Masters, gradients and two moments; a teacher adds its weights.
     weights = parameters * (4 + (1 if training.teacher is not None else 0))
     return {

@@ -7,7 +7,8 @@ from transformers import PreTrainedModel
 
 from wrinklefree.data.loader import Batch
 from wrinklefree.errors import UsageError
-from wrinklefree.training.forward import Hidden, decode, head
+from wrinklefree.training.forward import Hidden, decode, head_input
+from wrinklefree.training.head_loss import HeadInput
 from wrinklefree.training.losses import check_split_heads
 from wrinklefree.training.objective import Objective, TeacherOutputs, state_widths
 from wrinklefree.training.precision import Precision
@@ -37,8 +38,8 @@ class Teacher:
     def __call__(self, batch: Batch) -> TeacherOutputs:
         """What the objective needs for this batch."""
         hidden = self.decode(batch)
-        logits = self.logits(hidden.last_BLD[self.objective.kd_positions_BL(batch)])
-        return TeacherOutputs(logits, hidden.layers_BLD, hidden.relation)
+        head = self.head(hidden.last_BLD[self.objective.kd_positions_BL(batch)])
+        return TeacherOutputs(head, hidden.layers_BLD, hidden.relation)
 
     @torch.no_grad()
     def decode(self, batch: Batch) -> Hidden:
@@ -53,14 +54,9 @@ class Teacher:
         relation = {own: hidden.relation[theirs] for own, theirs in self._layer_of.items()}
         return Hidden(hidden.last_BLD, hidden.layers_BLD, relation)
 
-    @torch.no_grad()
-    def logits(self, hidden_PD: torch.Tensor) -> torch.Tensor | None:
-        """The head applied to final hidden states; None when no term compares logits."""
-        if self.objective.kd_weight == 0:
-            return None
-        with self.precision.autocast():
-            logits: torch.Tensor = head(self.model)(hidden_PD)
-        return logits
+    def head(self, hidden_PD: torch.Tensor) -> HeadInput | None:
+        """What the logits of final hidden states are made of; None when no term compares them."""
+        return head_input(self.model, hidden_PD) if self.objective.kd_weight > 0 else None
 
 
 def _same_depth(layer: int, student: PreTrainedModel, teacher: PreTrainedModel) -> int:

@@ -116,12 +116,12 @@ class CachedTeacher:
 
     def _load(self, batch: Batch) -> TeacherOutputs:
         hidden = np.concatenate([self._hidden[self._hidden_span(row)] for row in batch.row_indices])
-        logits = self.teacher.logits(torch.from_numpy(hidden).to(batch.tokens_BL.device))
+        head = self.teacher.head(torch.from_numpy(hidden).to(batch.tokens_BL.device))
         spans = [self._token_span(row) for row in batch.row_indices]
         relation = {
             layer: self._unpack(store, spans, batch) for layer, store in self._relation.items()
         }
-        return TeacherOutputs(logits, (), relation)
+        return TeacherOutputs(head, (), relation)
 
     def _unpack(self, store: npt.NDArray[Any], spans: Sequence[slice], batch: Batch) -> QKV:
         """Q, K, V as one head of full width each, [B, 1, L, W]; padding is 0."""
