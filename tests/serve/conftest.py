@@ -20,7 +20,7 @@ import uvicorn
 from wrinklefree.engine import SamplingParams
 from wrinklefree.errors import WrinklefreeError
 from wrinklefree.serve.app import build_app
-from wrinklefree.serve.model import ServedModel, Token, Work
+from wrinklefree.serve.model import ServedModel, Stepped, Token, Work
 from wrinklefree.serve.settings import Settings
 from wrinklefree.serve.worker import Worker
 
@@ -43,6 +43,9 @@ class ByteTokenizer:
         self, text: str, *, add_special: bool = True, parse_special: bool = False
     ) -> list[int]:
         return [*([BOS] if add_special else []), *text.encode()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
         if token_id < BOS:
@@ -113,7 +116,7 @@ class ScriptedModel:
         self.slots.clear()
         return list(self._all_slots)
 
-    def step(self, work: Sequence[Work]) -> list[Token | None]:
+    def step(self, work: Sequence[Work]) -> list[Stepped]:
         self.num_steps += 1
         self.batch_sizes.append(len(work))
         time.sleep(self.delay_s)
@@ -121,12 +124,18 @@ class ScriptedModel:
             raise RuntimeError("scripted failure")
         return [self._advance(item) for item in work]
 
-    def _advance(self, item: Work) -> Token | None:
+    def _advance(self, item: Work) -> Stepped:
+        """A token is as likely as its position: log-probability -1 after one token, and so on."""
         slot: ScriptedSlot = item.slot
+        scored = [
+            Token(target, -float(len(slot.tokens) + place), [(target, -0.25)])
+            for place, target in enumerate(item.targets, 1)
+        ]
         slot.tokens.extend(item.tokens)
         assert len(slot.tokens) <= slot.max_tokens
-        if not item.samples:
-            return None
+        return Stepped(self._sample(slot) if item.samples else None, scored)
+
+    def _sample(self, slot: ScriptedSlot) -> Token:
         position = slot.num_sampled % len(self._script) if self.endless else slot.num_sampled
         slot.num_sampled += 1
         chosen = self._script[position] if position < len(self._script) else EOS

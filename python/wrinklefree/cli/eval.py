@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 wf-eval runs/s3 --tasks sst2,mnli,mnli_mismatch,qnli,rte,mrpc,cola --data glue/ --teacher runs/sft
 wf-eval student.gguf --tasks val.jsonl --train train.jsonl --limit 200 --json
+wf-eval http://127.0.0.1:8080 --tasks sst2 --data glue/ --limit 200
 wf-eval student.gguf --tasks ppl --data wiki.test.raw --context 512
 wf-eval runs/sum --tasks cnn_dailymail --data data/ --limit 500 --context 640
 """
@@ -62,7 +63,7 @@ wf-eval runs/sum --tasks cnn_dailymail --data data/ --limit 500 --context 640
     type=click.Choice(["auto", "torch", "engine"]),
     default="auto",
     show_default=True,
-    help="auto: the engine for a .gguf, torch for a directory.",
+    help="auto: the engine for a .gguf, torch for a directory; a URL is asked itself.",
 )
 @click.option("--revision", help="Of a MODEL on the hub.")
 @click.option(
@@ -89,7 +90,8 @@ def main(
     batch: int,
     as_json: bool,
 ) -> None:
-    """Measure MODEL: an artifact or Hugging Face directory or hub id (torch), or a .gguf (engine).
+    """Measure MODEL: an artifact, Hugging Face directory or hub id (torch), a .gguf (engine), or
+    the URL of a server.
 
     Choice tasks are answered by the largest summed log-likelihood. Every score has its 95 %
     interval, every delta to the teacher a paired one; truncated inputs are counted.

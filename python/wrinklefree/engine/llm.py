@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wrinklefree import _engine
 from wrinklefree.engine.detokenize import StopMatcher, StreamDecoder
+from wrinklefree.engine.logprobs import target_logprobs
 from wrinklefree.engine.lookup import PromptLookup
 from wrinklefree.engine.results import Completion, SamplingParams, Score, Timings
 from wrinklefree.engine.tokenizer import Tokenizer
@@ -166,7 +167,7 @@ class LLM:
             targets = np.array([continuations[index] for index in members])
             for block, logits in self._logit_blocks(sequence, [prompt_ids[-1], *read]):
                 best = logits.argmax(axis=1)
-                logprobs = _target_logprobs(logits, targets[:, block])
+                logprobs = target_logprobs(logits, targets[:, block])
                 for index, goals, row in zip(members, targets[:, block], logprobs, strict=True):
                     totals[index] += float(row.sum())
                     is_greedy[index] &= bool((best == goals).all())
@@ -180,7 +181,7 @@ class LLM:
         sequence = self._sequence(max(len(token_ids), 1))
         targets = np.array([token_ids[1:]], dtype=np.int64)
         blocks = [
-            _target_logprobs(logits, targets[:, block])[0]
+            target_logprobs(logits, targets[:, block])[0]
             for block, logits in self._logit_blocks(sequence, token_ids[:-1])
         ]
         return np.concatenate(blocks) if blocks else np.empty(0)
@@ -329,14 +330,3 @@ class _Generation:
             prompt_tokens=len(self._prompt),
             timings=Timings(self._prompt_s, self._decode_s, self._decode_steps),
         )
-
-
-def _target_logprobs(
-    logits: NDArray[np.float32], targets: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """log softmax of logits [T, V] at targets [C, T]; sums in float64."""
-    shift = logits.max(axis=1)
-    totals = np.log(np.exp(logits - shift[:, None]).sum(axis=1, dtype=np.float64))
-    chosen = logits[np.arange(len(logits)), targets] - shift
-    logprobs: NDArray[np.float64] = chosen.astype(np.float64) - totals
-    return logprobs

@@ -29,7 +29,7 @@ class Answer:
 
 
 class Backend(Protocol):
-    """A model and its tokenizer, run by torch or by the native engine."""
+    """A model and its tokenizer, run by torch, by the native engine or by a server."""
 
     name: str
     max_context: int  # most tokens the model was made for
@@ -53,11 +53,18 @@ class Backend(Protocol):
 
 
 def open_backend(model: str, *, backend: str = "auto", revision: str | None = None) -> Backend:
-    """The model named `model`: a .gguf runs in the engine, a directory or hub id in torch.
+    """The model named `model`: a .gguf runs in the engine, a directory or hub id in torch, a URL
+    is a server's.
 
     `backend` "engine" runs a directory in the engine. Imports only what the chosen one needs.
     Raises UsageError for a model that is not there.
     """
+    if model.startswith(("http://", "https://")):
+        if backend != "auto":
+            raise UsageError(f"{model} is a server: --backend {backend} cannot run it")
+        from wrinklefree.eval.server_backend import ServerBackend
+
+        return ServerBackend(model)
     path = Path(model)
     if path.is_file():
         if backend == "torch":

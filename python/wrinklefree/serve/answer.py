@@ -12,11 +12,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from wrinklefree.serve.errors import ApiError, generation_failed, shutting_down
-from wrinklefree.serve.generation import Finished
+from wrinklefree.serve.generation import Finished, Prompt
 from wrinklefree.serve.job import Job
 from wrinklefree.serve.replies import Reply
 from wrinklefree.serve.responses import Timings, Usage
-from wrinklefree.serve.streaming import Delta
+from wrinklefree.serve.streaming import Delta, PlacedToken
 
 
 async def whole_answer(request: Request, job: Job, reply: Reply) -> Response:
@@ -27,6 +27,8 @@ async def whole_answer(request: Request, job: Job, reply: Reply) -> Response:
         async for index, event in job.events():
             if isinstance(event, Finished):
                 _raise_if_failed(event)
+            elif isinstance(event, Prompt):
+                texts[index].append(reply.echo(event.tokens))
             else:
                 texts[index].append(event)
     finally:
@@ -68,6 +70,7 @@ class EventStream(Response):
             if (opening := self._reply.opening(index)) is not None:
                 yield self._chunk(opening)
         async for index, event in self._job.events():
+            assert not isinstance(event, Prompt)  # an echo is never streamed
             if isinstance(event, Delta):
                 yield self._chunk(self._reply.chunk(index, event))
                 continue
@@ -123,8 +126,14 @@ def _rate(count: int, seconds: float) -> float | None:
 
 
 def _joined(deltas: list[Delta]) -> Delta:
-    tokens = tuple(token for delta in deltas for token in delta.tokens)
-    return Delta("".join(delta.text for delta in deltas), tokens)
+    """One delta; a text that follows an echoed prompt is placed behind it."""
+    echoed = deltas[0].text if deltas and deltas[0].is_prompt else ""
+    tokens = [
+        token if delta.is_prompt else PlacedToken(token.token, len(echoed) + token.offset)
+        for delta in deltas
+        for token in delta.tokens
+    ]
+    return Delta("".join(delta.text for delta in deltas), tuple(tokens))
 
 
 def _raise_if_failed(event: Finished) -> None:

@@ -18,15 +18,17 @@ from wrinklefree.serve.guard import Guard
 from wrinklefree.serve.job import Job
 from wrinklefree.serve.model import ServedModel
 from wrinklefree.serve.page import chat_page
-from wrinklefree.serve.prompts import generation_makers, prompts_of
+from wrinklefree.serve.prompts import check_ids, generation_makers, prompts_of
 from wrinklefree.serve.protocol import (
     ChatRequest,
     CompletionRequest,
+    DetokenizeRequest,
     GenerationRequest,
+    TokenizeRequest,
     parse,
 )
 from wrinklefree.serve.replies import ChatReply, Reply, TextReply
-from wrinklefree.serve.responses import Model, ModelList
+from wrinklefree.serve.responses import Detokenized, Model, ModelList, Tokenized
 from wrinklefree.serve.settings import Settings
 from wrinklefree.serve.worker import Worker
 
@@ -51,6 +53,7 @@ def build_app(model: ServedModel, settings: Settings) -> FastAPI:
     _add_error_handlers(app)
     _add_status_routes(app, model, settings, worker)
     _add_generation_routes(app, model, settings, worker)
+    _add_tokenizer_routes(app, model, settings)
     return app
 
 
@@ -129,6 +132,26 @@ def _add_generation_routes(
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         return await answer(request, CompletionRequest)
+
+
+def _add_tokenizer_routes(app: FastAPI, model: ServedModel, settings: Settings) -> None:
+    tokenizer = model.tokenizer
+
+    @app.post("/tokenize")
+    async def tokenize(request: Request) -> Tokenized:
+        asked = parse(TokenizeRequest, await _body(request, settings))
+        _check_model(asked.model, settings)
+        ids = await asyncio.to_thread(
+            tokenizer.encode, asked.prompt, add_special=asked.add_special_tokens
+        )
+        return Tokenized(count=len(ids), max_model_len=model.context_length, tokens=ids)
+
+    @app.post("/detokenize")
+    async def detokenize(request: Request) -> Detokenized:
+        asked = parse(DetokenizeRequest, await _body(request, settings))
+        _check_model(asked.model, settings)
+        check_ids(asked.tokens, tokenizer, param="tokens")
+        return Detokenized(prompt=await asyncio.to_thread(tokenizer.decode, asked.tokens))
 
 
 def _check_model(name: str | None, settings: Settings) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from wrinklefree.engine import SamplingParams
+from wrinklefree.serve.model import Token
 from wrinklefree.serve.streaming import Delta, TextStream
 
 FinishReason = Literal["stop", "length", "cancelled", "failed"]
@@ -33,7 +34,14 @@ class Finished:
     clock: Clock
 
 
-Event = Delta | Finished
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The tokens of a prompt with their log-probabilities, where they were asked for."""
+
+    tokens: Sequence[Token]
+
+
+Event = Prompt | Delta | Finished
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +54,7 @@ class Generation:
     end_ids: frozenset[int]
     text: TextStream
     emit: Callable[[Event], None]
+    scores_prompt: bool = False
     cancelled: bool = False
     slot: Any = None
     num_fed: int = 0
@@ -54,6 +63,7 @@ class Generation:
     submitted: float = field(default_factory=time.perf_counter)
     started: float = 0.0
     first_token: float = 0.0
+    scored: list[Token] = field(default_factory=list)
 
     @property
     def num_unfed(self) -> int:

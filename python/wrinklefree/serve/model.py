@@ -11,20 +11,36 @@ from wrinklefree.engine import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A sampled token; its log-probability (nats) and the most likely ones, where asked for."""
+    """A token of a text; its log-probability (nats) and the most likely ones, where asked for.
+
+    `logprob` is None for the first token of a prompt: nothing comes before it.
+    """
 
     id: int
-    logprob: float
+    logprob: float | None
     top: Sequence[tuple[int, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Tokens to append to one slot in a step; `samples` asks for the token that follows them."""
+    """Tokens to append to one slot in a step.
+
+    `samples` asks for the token that follows them; `targets` are tokens that do follow, the first
+    of them after the first of `tokens`, and are to be scored.
+    """
 
     slot: Any
     tokens: Sequence[int]
     samples: bool
+    targets: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What became of one `Work`: the sampled token, if any, and the scored targets."""
+
+    token: Token | None = None
+    scored: Sequence[Token] = ()
 
 
 class Tokenizer(Protocol):
@@ -39,6 +55,7 @@ class Tokenizer(Protocol):
     def encode(
         self, text: str, *, add_special: bool = True, parse_special: bool = False
     ) -> list[int]: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
     def token_bytes(self, token_id: int) -> bytes: ...
     def is_special(self, token_id: int) -> bool: ...
 
@@ -60,5 +77,5 @@ class ServedModel(Protocol):
     def open(self, sampling: SamplingParams, *, max_tokens: int) -> Any:
         """A slot with room for `max_tokens` tokens; its memory is freed with the object."""
 
-    def step(self, work: Sequence[Work]) -> Sequence[Token | None]:
-        """Runs all of `work` in one batch; None where nothing was to be sampled."""
+    def step(self, work: Sequence[Work]) -> Sequence[Stepped]:
+        """Runs all of `work` in one batch."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from wrinklefree import _engine
 from wrinklefree.engine import LLM, SamplingParams, Tokenizer
 from wrinklefree.engine.chat_template import chat_ids
-from wrinklefree.serve.model import Token, Work
+from wrinklefree.engine.logprobs import target_logprobs, top_logprobs
+from wrinklefree.serve.model import Stepped, Token, Work
 
 # What /v1/models tells of the many things the engine knows about a model.
 FACTS = (
@@ -26,6 +29,7 @@ FACTS = (
 class _Slot:
     sequence: _engine.Sequence
     sampler: _engine.Sampler
+    alternatives: int
 
 
 class NativeModel:
@@ -47,17 +51,28 @@ class NativeModel:
 
     def open(self, sampling: SamplingParams, *, max_tokens: int) -> _Slot:
         sampler = sampling.sampler()
-        return _Slot(self._llm.model.sequence(max_tokens), sampler)
+        return _Slot(self._llm.model.sequence(max_tokens), sampler, sampling.logprobs or 0)
 
-    def step(self, work: Sequence[Work]) -> list[Token | None]:
+    def step(self, work: Sequence[Work]) -> list[Stepped]:
         items = [
             _engine.StepItem(
-                item.slot.sequence, item.tokens, item.slot.sampler if item.samples else None
+                item.slot.sequence,
+                item.tokens,
+                item.slot.sampler if item.samples else None,
+                "all" if item.targets else "none",
             )
             for item in work
         ]
         outputs = self._llm.model.step(items)
-        return [
-            Token(output.token, output.logprob, output.top) if item.samples else None
-            for item, output in zip(work, outputs, strict=True)
-        ]
+        return [_stepped(item, output) for item, output in zip(work, outputs, strict=True)]
+
+
+def _stepped(item: Work, output: _engine.StepOutput) -> Stepped:
+    token = Token(output.token, output.logprob, output.top) if item.samples else None
+    if not item.targets:
+        return Stepped(token)
+    targets = np.array(item.targets)
+    logits = output.logits[: len(targets)]  # the last row may have no target yet
+    logprobs = target_logprobs(logits, targets).tolist()
+    tops = top_logprobs(logits, item.slot.alternatives)
+    return Stepped(token, [Token(*one) for one in zip(item.targets, logprobs, tops, strict=True)])

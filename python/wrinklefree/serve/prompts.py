@@ -28,27 +28,37 @@ def chat_prompt(model: ServedModel, request: ChatRequest) -> list[int]:
     return _fitting(ids, model, param="messages")
 
 
-def completion_prompt(model: ServedModel, prompt: str | list[int]) -> list[int]:
-    """Token ids of one prompt; text gets the model's start token, ids are taken as they are."""
+def completion_prompt(
+    model: ServedModel, prompt: str | list[int], *, answers: bool = True
+) -> list[int]:
+    """Token ids of one prompt; text gets the model's start token, ids are taken as they are.
+
+    With `answers` the context must hold one token more.
+    """
     if isinstance(prompt, str):
         ids = model.tokenizer.encode(prompt)
         if not ids and model.tokenizer.bos_id is not None:
             ids = [model.tokenizer.bos_id]
-        return _fitting(ids, model, param="prompt")
-    vocab_size = model.tokenizer.vocab_size
-    if max(prompt) >= vocab_size:
-        raise bad_request(f"prompt: token ids must be below {vocab_size}", param="prompt")
-    return _fitting(prompt, model, param="prompt")
+        return _fitting(ids, model, param="prompt", answers=answers)
+    check_ids(prompt, model.tokenizer, param="prompt")
+    return _fitting(prompt, model, param="prompt", answers=answers)
 
 
-def _fitting(ids: list[int], model: ServedModel, *, param: str) -> list[int]:
+def check_ids(ids: Sequence[int], tokenizer: Tokenizer, *, param: str) -> None:
+    """Raises ApiError 400 for an id that the vocabulary does not have."""
+    if ids and max(ids) >= tokenizer.vocab_size:
+        raise bad_request(f"{param}: token ids must be below {tokenizer.vocab_size}", param=param)
+
+
+def _fitting(ids: list[int], model: ServedModel, *, param: str, answers: bool = True) -> list[int]:
     if not ids:
         raise bad_request(f"{param}: there are no tokens in it", param=param)
     limit = model.context_length
-    if len(ids) >= limit:
+    if len(ids) + answers > limit:
+        reserve = " tokens, of which one is needed for the answer" if answers else " tokens"
         raise bad_request(
             f"{param}: {len(ids)} tokens, but this model's maximum context length is {limit}"
-            f" tokens, of which one is needed for the answer",
+            f"{reserve}",
             param=param,
             code="context_length_exceeded",
         )
@@ -107,17 +117,18 @@ def generation_makers(
     vocab_size = model.tokenizer.vocab_size
 
     def maker(prompt: list[int], choice: int) -> MakeGeneration:
-        room = model.context_length - len(prompt)
+        room, limit = model.context_length - len(prompt), request.token_limit
         sampling = sampling_of(request, vocab_size, choice=choice)
 
         def make(emit: Callable[[Event], None]) -> Generation:
             return Generation(
                 prompt=prompt,
                 sampling=sampling,
-                max_tokens=min(request.token_limit or room, room),
+                max_tokens=room if limit is None else min(limit, room),
                 end_ids=rule.ids,
                 text=TextStream(model.tokenizer, rule.texts),
                 emit=emit,
+                scores_prompt=request.echoes,
             )
 
         return make
@@ -130,4 +141,5 @@ def prompts_of(model: ServedModel, request: GenerationRequest) -> list[list[int]
     if isinstance(request, ChatRequest):
         return [chat_prompt(model, request)]
     assert isinstance(request, CompletionRequest)
-    return [completion_prompt(model, prompt) for prompt in request.prompts]
+    answers = request.max_tokens != 0
+    return [completion_prompt(model, prompt, answers=answers) for prompt in request.prompts]

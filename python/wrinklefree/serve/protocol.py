@@ -26,7 +26,6 @@ UNSUPPORTED = frozenset(
         "best_of",
         "chat_template",
         "chat_template_kwargs",
-        "echo",
         "function_call",
         "functions",
         "metadata",
@@ -57,11 +56,13 @@ INT32_MAX = 2**31 - 1
 EXPECTED = {
     "prompt": "a string, a list of strings, a list of token ids or a list of such lists",
     "stop": f"a string or a list of up to {MAX_STOPS} strings of 1 to {MAX_STOP_CHARS} characters",
+    "tokens": "a list of token ids",
     "content": "a string or a list of parts {'type': 'text', 'text': ...}",
     "logit_bias": "an object that maps token ids to numbers from -100 to 100",
 }
 
-TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=INT32_MAX)]], Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0, le=INT32_MAX)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -149,6 +150,11 @@ class GenerationRequest(_Body):
         """Most likely tokens to report per position; 0 is the chosen one only, None is nothing."""
         raise NotImplementedError
 
+    @property
+    def echoes(self) -> bool:
+        """True if the prompt is part of the answer, with the log-probabilities of its tokens."""
+        return False
+
 
 class ChatRequest(GenerationRequest):
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -177,6 +183,16 @@ class ChatRequest(GenerationRequest):
 class CompletionRequest(GenerationRequest):
     prompt: str | TokenIds | Annotated[list[str] | list[TokenIds], Field(min_length=1)]
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    echo: bool = False
+    max_tokens: Annotated[int, Field(ge=0, le=INT32_MAX)] | None = None
+
+    @model_validator(mode="after")
+    def _echo_fits(self) -> CompletionRequest:
+        if self.echo and self.stream:
+            raise ValueError("echo needs stream=false")
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens: 0 needs echo=true")
+        return self
 
     @model_validator(mode="after")
     def _choices_are_few(self) -> CompletionRequest:
@@ -197,8 +213,27 @@ class CompletionRequest(GenerationRequest):
     def alternatives(self) -> int | None:
         return self.logprobs
 
+    @property
+    def echoes(self) -> bool:
+        return self.echo
 
-Request = TypeVar("Request", bound=GenerationRequest)
+
+class TokenizeRequest(_Body):
+    """Of /tokenize, as vLLM has it."""
+
+    model: str | None = None
+    prompt: str
+    add_special_tokens: bool = True
+
+
+class DetokenizeRequest(_Body):
+    """Of /detokenize, as vLLM has it."""
+
+    model: str | None = None
+    tokens: Annotated[list[TokenId], Field(max_length=1 << 20)]
+
+
+Request = TypeVar("Request", bound=BaseModel)
 
 
 def parse(kind: type[Request], body: bytes) -> Request:

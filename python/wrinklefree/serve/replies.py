@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from wrinklefree.serve import responses as r
-from wrinklefree.serve.model import Tokenizer
-from wrinklefree.serve.streaming import Delta, PlacedToken
+from wrinklefree.serve.model import Token, Tokenizer
+from wrinklefree.serve.streaming import Delta, PlacedToken, prompt_text
 
 # JSON has no infinity; OpenAI's API uses this for impossible tokens too.
 LOWEST_LOGPROB = -9999.0
@@ -51,11 +51,15 @@ class Reply(ABC):
     def whole(self, choices: Sequence[tuple[Delta, str]], extras: dict[str, Any]) -> BaseModel:
         """The answer without streaming, from the (text, finish reason) of every choice."""
 
-    def _scored(self, token_id: int, logprob: float) -> dict[str, Any]:
+    def echo(self, tokens: Sequence[Token]) -> Delta:
+        """The prompt as the beginning of the answer."""
+        return prompt_text(self._tokenizer, tokens)
+
+    def _scored(self, token_id: int, logprob: float | None) -> dict[str, Any]:
         raw = self._tokenizer.token_bytes(token_id)
         return {
             "token": _shown(raw),
-            "logprob": max(logprob, LOWEST_LOGPROB),
+            "logprob": _finite(logprob),
             "bytes": list(raw),
         }
 
@@ -147,20 +151,24 @@ class TextReply(Reply):
     def _logprobs(self, tokens: Sequence[PlacedToken]) -> r.TextLogprobs | None:
         if self._alternatives is None:
             return None
-        scored = [self._scored(placed.token.id, placed.token.logprob) for placed in tokens]
-        alternatives = [
-            {item["token"]: item["logprob"] for item in map(self._pair, placed.token.top)}
-            for placed in tokens
-        ]
         return r.TextLogprobs(
-            tokens=[item["token"] for item in scored],
-            token_logprobs=[item["logprob"] for item in scored],
-            top_logprobs=alternatives if self._alternatives else None,
+            tokens=[_shown(self._tokenizer.token_bytes(placed.token.id)) for placed in tokens],
+            token_logprobs=[_finite(placed.token.logprob) for placed in tokens],
+            top_logprobs=[self._top(placed.token) for placed in tokens]
+            if self._alternatives
+            else None,
             text_offset=[placed.offset for placed in tokens],
         )
 
-    def _pair(self, scored: tuple[int, float]) -> dict[str, Any]:
-        return self._scored(*scored)
+    def _top(self, token: Token) -> dict[str, float] | None:
+        if token.logprob is None:
+            return None
+        scored = [self._scored(*pair) for pair in token.top]
+        return {item["token"]: item["logprob"] for item in scored}
+
+
+def _finite(logprob: float | None) -> float | None:
+    return None if logprob is None else max(logprob, LOWEST_LOGPROB)
 
 
 def _shown(raw: bytes) -> str:

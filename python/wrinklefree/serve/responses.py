@@ -43,9 +43,11 @@ class ChatLogprobs(BaseModel):
 
 
 class TextLogprobs(BaseModel):
+    """The first token of an echoed prompt has null for both kinds of log-probability."""
+
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
 
@@ -117,3 +119,17 @@ class Model(BaseModel):
 class ModelList(BaseModel):
     object: Literal["list"]
     data: list[Model]
+
+
+class Tokenized(BaseModel):
+    """Of /tokenize, as vLLM has it; `max_model_len` is the context."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+
+
+class Detokenized(BaseModel):
+    """Of /detokenize, as vLLM has it."""
+
+    prompt: str

@@ -24,6 +24,7 @@ class Delta:
 
     text: str
     tokens: tuple[PlacedToken, ...]
+    is_prompt: bool = False  # an echo, from which offsets are counted anew
 
 
 class TextStream:
@@ -69,3 +70,18 @@ class TextStream:
             tokens.append(placed)
             self._pending.popleft()
         return Delta(text, tuple(tokens))
+
+
+def prompt_text(tokenizer: Tokenizer, tokens: Sequence[Token]) -> Delta:
+    """The text of a prompt's tokens, without the space that SentencePiece puts in front of it."""
+    stream = TextStream(tokenizer, ())
+    deltas = [*(stream.push(token) for token in tokens), stream.finish()]
+    text = "".join(delta.text for delta in deltas)
+    plain = tokenizer.decode([token.id for token in tokens])
+    lead = len(text) - len(plain) if text.endswith(plain) else 0
+    placed = [
+        PlacedToken(place.token, max(0, place.offset - lead))
+        for delta in deltas
+        for place in delta.tokens
+    ]
+    return Delta(text[lead:], tuple(placed), is_prompt=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from wrinklefree.engine import SamplingParams
 from wrinklefree.serve.errors import bad_request, overloaded, shutting_down
-from wrinklefree.serve.generation import FinishReason, Generation
+from wrinklefree.serve.generation import FinishReason, Generation, Prompt
 from wrinklefree.serve.model import ServedModel, Token, Work
 from wrinklefree.serve.settings import Settings
 
@@ -21,6 +21,7 @@ log = logging.getLogger("wrinklefree.serve")
 STEP_TARGET_S = 0.1
 MIN_CHUNK = 16
 MAX_CHUNK = 512
+SCORED_CHUNK = 128  # tokens of a scored prompt in a step: each gives a row of logits
 
 
 class Worker:
@@ -143,7 +144,7 @@ class Worker:
         batch, work, num_prefilled = self._plan()
         began = time.perf_counter()
         try:
-            tokens = self._model.step(work)
+            results = self._model.step(work)
         except Exception:
             # The slots may be half-written: none of them can go on, but new ones can.
             log.exception("the engine failed in a step of %d generations", len(batch))
@@ -151,14 +152,26 @@ class Worker:
                 self._end(generation, "failed")
             return
         self._adapt_chunk(num_prefilled, time.perf_counter() - began)
-        for generation, item, token in zip(batch, work, tokens, strict=True):
+        for generation, item, result in zip(batch, work, results, strict=True):
             generation.num_fed += min(len(item.tokens), generation.num_unfed)
-            if token is not None:
-                try:
-                    self._take(generation, token)
-                except Exception:
-                    log.exception("a token could not be turned into text")
-                    self._end(generation, "failed")
+            generation.scored.extend(result.scored)
+            try:
+                self._advance(generation, item, result.token)
+            except Exception:
+                log.exception("a token could not be turned into text")
+                self._end(generation, "failed")
+
+    def _advance(self, generation: Generation, item: Work, token: Token | None) -> None:
+        """Sends what the step gave; a generation of no tokens ends with its prompt."""
+        is_prompt_done = generation.num_unfed == 0 and generation.num_generated == 0
+        if generation.scores_prompt and is_prompt_done:
+            first = Token(generation.prompt[0], None)
+            generation.emit(Prompt([first, *generation.scored]))
+        if token is not None:
+            self._take(generation, token)
+        elif is_prompt_done:
+            generation.first_token = time.perf_counter()
+            self._end(generation, "length")
 
     def _plan(self) -> tuple[list[Generation], list[Work], int]:
         batch: list[Generation] = []
@@ -168,19 +181,26 @@ class Worker:
             if generation.num_unfed == 0:
                 item = Work(generation.slot, [generation.last_token], samples=True)
             elif budget > 0:
-                begin = generation.num_fed
-                end = begin + min(budget, generation.num_unfed)
-                budget -= end - begin
-                item = Work(
-                    generation.slot,
-                    generation.prompt[begin:end],
-                    samples=end == len(generation.prompt),
-                )
+                item = self._prompt_part(generation, budget)
+                budget -= len(item.tokens)
             else:
                 continue
             batch.append(generation)
             work.append(item)
         return batch, work, self._chunk - budget
+
+    def _prompt_part(self, generation: Generation, budget: int) -> Work:
+        """At most `budget` of the tokens that the engine has not seen yet."""
+        prompt, begin = generation.prompt, generation.num_fed
+        most = min(budget, SCORED_CHUNK) if generation.scores_prompt else budget
+        end = begin + min(most, generation.num_unfed)
+        is_last = end == len(prompt)
+        return Work(
+            generation.slot,
+            prompt[begin:end],
+            samples=is_last and generation.max_tokens > 0,
+            targets=prompt[begin + 1 : end + 1] if generation.scores_prompt else (),
+        )
 
     def _adapt_chunk(self, num_prefilled: int, took_s: float) -> None:
         if num_prefilled < self._chunk:  # says nothing about a full chunk

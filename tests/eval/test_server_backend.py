@@ -1,0 +1,136 @@
+"""The same model in torch, in the engine and through HTTP: the same scores."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from wrinklefree.cli.eval import main
+from wrinklefree.errors import UsageError, WrinklefreeError
+from wrinklefree.eval.backend import Question, open_backend
+from wrinklefree.eval.server_backend import ServerBackend
+from wrinklefree.models import Manifest, QuantConfig, load_teacher, quantize_, save_artifact
+
+
+@pytest.fixture(scope="module", params=["float", "ternary"])
+def model(request: pytest.FixtureRequest, stories: Path, tmp_path_factory: Any) -> Path:
+    if request.param == "float":
+        return stories
+    module, tokenizer = load_teacher(stories)
+    quantize_(module, QuantConfig(subln="none", lam=1.0))
+    path = Path(tmp_path_factory.mktemp("model") / "ternary")
+    save_artifact(module, tokenizer, path, Manifest(stage="test"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def url(model: Path) -> Iterator[str]:
+    """wf-serve as a process of its own, on a free port."""
+    command = [Path(sys.executable).with_name("wf-serve"), model, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            lines = (re.search(r"http://[\w.:]+", line) for line in server.stdout)
+            yield next(found[0] for found in lines if found)
+        finally:
+            server.terminate()
+
+
+def results(model: object, *options: object) -> dict[str, Any]:
+    ran = CliRunner().invoke(main, [str(part) for part in (model, *options, "--json")])
+    assert ran.exit_code == 0, ran.stderr
+    return dict(json.loads(ran.stdout)["results"])
+
+
+def test_three_backends_agree(model: Path, url: str, data_dir: Path, tmp_path: Path) -> None:
+    text = (data_dir / "tinystories_sample" / "tiny_stories.txt").read_text()[:4000]
+    (tmp_path / "text.jsonl").write_text(json.dumps({"text": text}))
+    options = ("--tasks", "rte,cola,ppl", "--data", data_dir, "--data", tmp_path / "text.jsonl")
+    limits = ("--limit", 20, "--context", 200)
+    engine = results(model, *options, *limits, "--backend", "engine")
+    server = results(url, *options, *limits, "--batch", 3)
+    assert server == engine  # to the last bit
+    torch = results(model, *options, *limits)
+    # Torch sums in another order, and ternary layers round what comes out to other int8 codes.
+    is_ternary = model.name == "ternary"
+    for name, result in torch.items():
+        assert result["counts"] == engine[name]["counts"]
+    for metric, estimate in torch["ppl"]["metrics"].items():
+        other = engine["ppl"]["metrics"][metric]["value"]
+        assert estimate["value"] == pytest.approx(other, rel=0.01 if is_ternary else 1e-4), metric
+    for name in ("rte", "cola"):
+        other = engine[name]["metrics"]["acc"]["value"]
+        difference = abs(torch[name]["metrics"]["acc"]["value"] - other)
+        assert difference <= (0.1 if is_ternary else 0.0)
+
+
+def test_scores_and_answers_are_those_of_the_engine(model: Path, url: str) -> None:
+    engine, server = open_backend(str(model), backend="engine"), open_backend(url)
+    assert (server.max_context, server.bos_id) == (engine.max_context, engine.bos_id)
+    prompt = server.encode("Once upon a time", add_special=True)
+    assert prompt == engine.encode("Once upon a time", add_special=True)
+    questions = [Question(prompt, [[5], [6, 7], [6, 8, 9]]), Question([1], [[403], [404]])] * 9
+    np.testing.assert_allclose(
+        np.concatenate(server.score(questions)), np.concatenate(engine.score(questions)), rtol=1e-14
+    )
+    assert server.generate([prompt], max_tokens=30) == engine.generate([prompt], max_tokens=30)
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, answers: dict[str, list[httpx.Response]]) -> None:
+    """Every client meets these answers, per path one after the other."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return answers[request.url.path].pop(0)
+
+    real = httpx.Client
+    monkeypatch.setattr(
+        httpx, "Client", lambda **options: real(**options, transport=httpx.MockTransport(answer))
+    )
+
+
+MODELS = {"data": [{"id": "m", "max_model_len": 64}]}
+
+
+def test_a_server_that_ignores_echo_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    ignored = {"choices": [{"index": 0, "text": "x", "logprobs": None}]}
+    paths = {
+        "/v1/models": [httpx.Response(200, json=MODELS)],
+        "/v1/completions": [httpx.Response(200, json=ignored)],
+    }
+    fake(monkeypatch, paths)
+    backend = ServerBackend("http://other:1/v1")
+    assert backend.max_context == 64
+    with pytest.raises(WrinklefreeError, match="does not echo"):
+        backend.logprobs([1, 2, 3])
+
+
+def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = httpx.Response(429, headers={"Retry-After": "0"})
+    tokens = httpx.Response(200, json={"tokens": [7]})
+    paths = {"/v1/models": [httpx.Response(200, json=MODELS)], "/tokenize": [busy, busy, tokens]}
+    fake(monkeypatch, paths)
+    assert ServerBackend("http://other:1").encode("a", add_special=True) == [7]
+
+
+def test_what_a_server_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = httpx.Response(401, json={"error": {"message": "give a key"}})
+    fake(monkeypatch, {"/v1/models": [refused]})
+    with pytest.raises(WrinklefreeError, match="give a key"):
+        ServerBackend("http://other:1")
+
+
+def test_no_server_is_one_line() -> None:
+    with pytest.raises(UsageError, match="no server answers"):
+        open_backend("http://127.0.0.1:9")
+    with pytest.raises(UsageError, match="--backend torch cannot"):
+        open_backend("http://127.0.0.1:9", backend="torch")
