@@ -28,10 +28,12 @@ BASE = (
     "training.lambda_ramp=0.5",
     "training.cache_teacher=false",
     "training.eval_every=2",
+    "training.dtype=float32",  # also where "auto" would be bfloat16
 )
 
 # Changed value of each knob. Left out: the stage's name; where the teacher comes from (chain and
-# hub tests); cache_teacher (teacher-cache tests); save_every (resume tests).
+# hub tests); cache_teacher (teacher-cache tests); save_every (resume tests); momentum (optimizer
+# tests); zclip (clipping tests); qk_clip (QK-clip tests).
 CHANGES = {
     "steps": "5",
     "batch_size": "3",
@@ -43,6 +45,8 @@ CHANGES = {
     "decay": "0.7",
     "final_lr": "0.5",
     "weight_decay": "0",
+    "weight_decay_until": "0.5",
+    "optimizer": "muon",
     "beta2": "0.9",
     "max_grad_norm": "0.01",
     "freeze": "[embed]",
@@ -61,7 +65,10 @@ CHANGES = {
     "eval_every": "1",
     "dtype": "bfloat16",
 }
-ELSEWHERE = {"stage", "teacher", "teacher_revision", "cache_teacher", "save_every", "epochs"}
+ELSEWHERE = {
+    *("stage", "teacher", "teacher_revision", "cache_teacher", "save_every", "epochs"),
+    *("momentum", "zclip", "zclip_warmup", "qk_clip"),
+}
 
 
 def test_every_knob_is_turned_somewhere() -> None:

@@ -1,16 +1,14 @@
-"""Learning rate and lambda by step; what is frozen and what decays."""
+"""Learning rate, weight decay and lambda by step."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from transformers import LlamaForCausalLM, PreTrainedModel
 
 from wrinklefree.configs.config import GradientConfig
 from wrinklefree.errors import UsageError
-from wrinklefree.training.optim import build_optimizer, freeze, set_learning_rate
-from wrinklefree.training.schedule import lambda_ramp, learning_rate
+from wrinklefree.training.schedule import lambda_ramp, learning_rate, weight_decay
 
 
 def config(**values: Any) -> GradientConfig:
@@ -59,25 +57,8 @@ def test_lambda_never_falls_and_ends_at_exactly_one(start: float, share: float) 
     assert values.count(1.0) >= 77 - round(share * 77)
 
 
-@pytest.fixture
-def model(random_models: dict[str, str]) -> PreTrainedModel:
-    return LlamaForCausalLM.from_pretrained(random_models["llama"])
-
-
-def test_gains_have_no_decay_and_their_own_rate(model: PreTrainedModel) -> None:
-    optimizer = build_optimizer(model, config(weight_decay=0.1, gains_lr_multiplier=5.0))
-    set_learning_rate(optimizer, 0.01)
-    matrices, gains = optimizer.param_groups
-    assert all(parameter.ndim == 2 for parameter in matrices["params"])
-    assert (matrices["weight_decay"], matrices["lr"]) == (0.1, 0.01)
-    assert len(gains["params"]) == 2 * 3 + 1
-    assert (gains["weight_decay"], gains["lr"]) == (0.0, 0.05)
-
-
-def test_freeze(model: PreTrainedModel) -> None:
-    freeze(model, ("embed",))
-    assert not model.lm_head.weight.requires_grad  # tied
-    assert model.model.norm.weight.requires_grad
-    freeze(model, ("norms",))
-    assert model.lm_head.weight.requires_grad
-    assert not model.model.norm.weight.requires_grad
+def test_weight_decay_has_two_phases() -> None:
+    decay = weight_decay(config(weight_decay=0.1, weight_decay_until=0.5), 10)
+    assert [decay.at(step) for step in range(10)] == [0.1] * 5 + [0.0] * 5
+    assert weight_decay(config(weight_decay=0.1), 10).at(9) == 0.1
+    assert weight_decay(config(weight_decay=0.1, weight_decay_until=0.0), 10).at(0) == 0.0

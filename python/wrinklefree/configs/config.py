@@ -125,9 +125,23 @@ class GradientConfig:
     warmup: float = knob(0.05, "share of the steps with rising learning rate", low=0.0, high=1.0)
     decay: float = knob(0.2, "share of the steps that decay in schedule wsd", low=0.0, high=1.0)
     final_lr: float = knob(0.0, "learning rate at the end as a share of `lr`", low=0.0, high=1.0)
-    weight_decay: float = knob(0.0, "AdamW decay of matrices; norms have none", low=0.0)
+    weight_decay: float = knob(0.0, "decoupled decay of matrices; norms have none", low=0.0)
+    weight_decay_until: float = knob(
+        1.0, "share of the steps after which weight decay is off", low=0.0, high=1.0
+    )
+    optimizer: Literal["adamw", "muon"] = knob(
+        "adamw", "muon: for the matrices inside layers; AdamW for the rest"
+    )
     beta2: float = knob(0.999, "AdamW second-moment decay", low=0.0, high=0.99999)
+    momentum: float = knob(0.95, "Muon momentum", low=0.0, high=0.99999)
     max_grad_norm: float = knob(1.0, "gradient norm is clipped to this", low=1e-9)
+    zclip: float = knob(
+        0.0, "also clip norms so many standard deviations above the usual; 0: off", low=0.0
+    )
+    zclip_warmup: int = knob(25, "steps that show zclip what is usual", low=2)
+    qk_clip: float = knob(
+        0.0, "query and key weights shrink in heads with larger logits; 0: off", low=0.0
+    )
     freeze: tuple[Literal["embed", "norms"], ...] = knob((), "parameters that stay as they are")
 
     calibration_rows: int = knob(

@@ -1,4 +1,4 @@
-"""capture_attention: the Q, K, V states that the attention of chosen layers really uses.
+"""The Q, K, V states that the attention of chosen layers really uses: observed, or kept.
 
 Legend: B batch, H query heads, G key/value heads, L tokens, D head dimension.
 """
@@ -19,9 +19,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from wrinklefree.errors import UsageError
 from wrinklefree.models.decoder import decoder_layers
 
-_PREFIX = "wrinklefree_capture_"
-# Attribute of an attention module whose states are wanted: the dictionary to put them in.
-_STORE = "_captured_states"
+_PREFIX = "wrinklefree_observed_"
+# Attribute of an attention module whose states are wanted: who gets them.
+_OBSERVERS = "_state_observers"
 
 
 class AttentionStates(NamedTuple):
@@ -32,30 +32,46 @@ class AttentionStates(NamedTuple):
     v_BGLD: torch.Tensor
 
 
+Observer = Callable[[int, AttentionStates], None]  # given the layer's index and its states
+
+
+@contextmanager
+def observe_attention(
+    model: PreTrainedModel, layers: Iterable[int], observe: Observer
+) -> Iterator[None]:
+    """Every forward pass inside the block shows `observe` the states of the layers.
+
+    Works through transformers' attention registry, so the model's forward is untouched and its
+    attention implementation stays what it was. The states are part of the graph. Contexts may be
+    nested, of one model or of several. Negative layers count from the last one.
+    Raises UsageError for a layer that the model does not have.
+    """
+    blocks = decoder_layers(model)
+    attentions = [_attention(blocks, index) for index in layers]
+    original = str(model.config._attn_implementation)
+    before = [getattr(attention, _OBSERVERS, ()) for attention in attentions]
+    for attention, observers in zip(attentions, before, strict=True):
+        setattr(attention, _OBSERVERS, (*observers, observe))
+    model.config._attn_implementation = _observed(original, type(_attention(blocks, 0)))
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = original
+        for attention, observers in zip(attentions, before, strict=True):
+            setattr(attention, _OBSERVERS, observers)
+
+
 @contextmanager
 def capture_attention(
     model: PreTrainedModel, layers: Iterable[int]
 ) -> Iterator[dict[int, AttentionStates]]:
     """Dictionary that every forward pass inside the block fills: layer index -> AttentionStates.
 
-    Works through transformers' attention registry, so the model's forward is untouched and its
-    attention implementation stays what it was. The states are part of the graph. Contexts of
-    different models may be nested. Negative indices count from the last layer (keys are positive).
-    Raises UsageError for a layer that the model does not have.
+    Keys are positive. Otherwise as observe_attention.
     """
-    blocks = decoder_layers(model)
-    attentions = [_attention(blocks, index) for index in layers]
-    original = str(model.config._attn_implementation)
     states: dict[int, AttentionStates] = {}
-    for attention in attentions:
-        setattr(attention, _STORE, states)
-    model.config._attn_implementation = _capturing(original, type(_attention(blocks, 0)))
-    try:
+    with observe_attention(model, layers, states.__setitem__):
         yield states
-    finally:
-        model.config._attn_implementation = original
-        for attention in attentions:
-            delattr(attention, _STORE)
 
 
 def _attention(blocks: nn.ModuleList, index: int) -> nn.Module:
@@ -64,8 +80,10 @@ def _attention(blocks: nn.ModuleList, index: int) -> nn.Module:
     return blocks[index].get_submodule("self_attn")
 
 
-def _capturing(implementation: str, attention_class: type[nn.Module]) -> str:
-    """Name of a registered attention function that stores its inputs, then runs the given one."""
+def _observed(implementation: str, attention_class: type[nn.Module]) -> str:
+    """Name of a registered attention function that shows its inputs, then runs the given one."""
+    if implementation.startswith(_PREFIX):
+        return implementation
     # The eager function is not in the registry: every model file has its own, of the same body.
     eager = sys.modules[attention_class.__module__].__dict__["eager_attention_forward"]
     inner: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
@@ -73,9 +91,9 @@ def _capturing(implementation: str, attention_class: type[nn.Module]) -> str:
     def attention(
         module: nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *args: Any, **kw: Any
     ) -> Any:
-        store: dict[Any, AttentionStates] | None = getattr(module, _STORE, None)
-        if store is not None:
-            store[module.layer_idx] = AttentionStates(q, k, v)
+        observers: tuple[Observer, ...] = getattr(module, _OBSERVERS, ())
+        for observe in observers:
+            observe(module.layer_idx, AttentionStates(q, k, v))  # type: ignore[arg-type]
         return inner(module, q, k, v, *args, **kw)
 
     name = _PREFIX + implementation

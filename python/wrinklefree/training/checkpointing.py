@@ -1,8 +1,8 @@
 """The output directory of a run: finished artifacts, and unfinished ones with `state/` inside.
 
 A checkpoint is an artifact like any other plus `state/`: optimizer.safetensors (moments by
-parameter name, torch RNG) and progress.json (step, loader position). Both are written to a
-temporary directory that then takes the place of the old one.
+parameter name, torch RNG) and progress.json (step, loader position, clipping statistics). Both are
+written to a temporary directory that then takes the place of the old one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,11 @@ FREE_SETTINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where an interrupted run stands: the number of finished steps and the loader's position."""
+    """Where an interrupted run stands: finished steps, loader position, state of the update."""
 
     step: int
     loader: dict[str, Any]
+    update: dict[str, Any]
 
 
 def recipe_of(config: RunConfig) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def find_progress(config: RunConfig, parent: str | None) -> Progress | None:
         return None
     try:
         fields = json.loads((out / STATE_DIR / "progress.json").read_text(encoding="utf-8"))
-        return Progress(int(fields["step"]), dict(fields["loader"]))
+        return Progress(int(fields["step"]), dict(fields["loader"]), dict(fields["update"]))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise FormatError(
             f"{out}/{STATE_DIR} is damaged ({error}); start anew with resume=never"
@@ -106,15 +108,16 @@ def save_checkpoint(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
     manifest: Manifest,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     progress: Progress,
 ) -> None:
     """Replace `out` by an artifact that a run can continue from."""
     names: dict[torch.Tensor, str] = {p: name for name, p in model.named_parameters()}
     tensors = {RNG: torch.get_rng_state()}
-    for parameter, moments in optimizer.state.items():
-        for key, value in moments.items():
-            tensors[f"{key}.{names[parameter]}"] = value.detach().cpu().contiguous()
+    for optimizer in optimizers:
+        for parameter, moments in optimizer.state.items():
+            for key, value in moments.items():
+                tensors[f"{key}.{names[parameter]}"] = value.detach().cpu().contiguous()
     with staged_directory(out) as staged:
         write_artifact(model, tokenizer, staged, manifest)
         _copy_metrics(out, staged)
@@ -150,18 +153,26 @@ def restore_weights(out: Path, model: PreTrainedModel) -> None:
             parameter.copy_(tensors[name])
 
 
-def restore_optimizer(out: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
-    """Load the moments and the torch RNG."""
+def restore_optimizers(
+    out: Path, model: PreTrainedModel, optimizers: Sequence[torch.optim.Optimizer]
+) -> None:
+    """Load the moments, each to the optimizer that owns its parameter, and the torch RNG."""
     tensors = load_file(out / STATE_DIR / "optimizer.safetensors")
     torch.set_rng_state(tensors.pop(RNG))
-    parameters = dict(model.named_parameters())
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    owners = {
+        names[parameter]: (optimizer.state, parameter)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
     for key, value in tensors.items():
         moment, _, name = key.partition(".")
-        if name not in parameters:
+        if name not in owners:
             raise FormatError(f"{out}/{STATE_DIR} holds moments of an unknown parameter {name}")
-        parameter = parameters[name]
+        state, parameter = owners[name]
         # The step counter stays where AdamW(fused=True) keeps it: with its parameter.
-        optimizer.state[parameter][moment] = value.to(parameter.device)
+        state[parameter][moment] = value.to(parameter.device)
 
 
 def _copy_metrics(out: Path, staged: Path) -> None:

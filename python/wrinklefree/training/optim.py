@@ -1,8 +1,10 @@
-"""AdamW with the parameter groups of ternary training."""
+"""AdamW, or Muon for the matrices of the body, with the parameter groups of ternary training."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from transformers import PreTrainedModel
 
 from wrinklefree.configs.config import GradientConfig
 from wrinklefree.errors import UsageError
+from wrinklefree.models.decoder import decoder_layers
 
 log = logging.getLogger(__name__)
 
@@ -34,36 +37,63 @@ def _is_gain(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim == 1 and name.endswith("weight")
 
 
-def build_optimizer(model: PreTrainedModel, config: GradientConfig) -> torch.optim.AdamW:
-    """AdamW over the unfrozen parameters: matrices with decay, vectors without.
+def build_optimizers(
+    model: PreTrainedModel, config: GradientConfig
+) -> tuple[torch.optim.Optimizer, ...]:
+    """Optimizers over the unfrozen parameters: matrices with weight decay, vectors without.
 
-    Each group carries `lr_multiplier`; the schedule's rate is multiplied by it.
+    "muon": torch.optim.Muon for the matrices inside decoder layers, with the update scaled to the
+    RMS of an AdamW update (arXiv 2502.16982), so that one learning rate serves both; AdamW for
+    embeddings, head, gains and biases. Each group carries `lr_multiplier` and `decays`, which
+    `set_rates` reads.
     """
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     gains = [p for n, p in trained if _is_gain(n, p)]
     biases = [p for n, p in trained if p.ndim == 1 and not _is_gain(n, p)]
     matrices = [p for _, p in trained if p.ndim > 1]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay, "lr_multiplier": 1.0},
-        {"params": biases, "weight_decay": 0.0, "lr_multiplier": 1.0},
-        {"params": gains, "weight_decay": 0.0, "lr_multiplier": config.gains_lr_multiplier},
-    ]
+    body = set(decoder_layers(model).parameters()) if config.optimizer == "muon" else set()
     log.info(
         "training %.1fM parameters (%d gains with learning rate x %g)",
         sum(p.numel() for _, p in trained) / 1e6,
         sum(p.numel() for p in gains),
         config.gains_lr_multiplier,
     )
-    # fused: one pass over memory for all of a parameter's state; the same formula.
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.lr,
-        betas=(0.9, config.beta2),
-        fused=True,
+    optimizers: list[torch.optim.Optimizer] = []
+    orthogonal = _groups(([p for p in matrices if p in body], 1.0, True))
+    if orthogonal:
+        optimizers.append(
+            torch.optim.Muon(
+                orthogonal,
+                lr=config.lr,
+                momentum=config.momentum,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    others = _groups(
+        ([p for p in matrices if p not in body], 1.0, True),
+        (biases, 1.0, False),
+        (gains, config.gains_lr_multiplier, False),
     )
+    if others:
+        # fused: one pass over memory for all of a parameter's state; the same formula.
+        optimizers.append(
+            torch.optim.AdamW(others, lr=config.lr, betas=(0.9, config.beta2), fused=True)
+        )
+    return tuple(optimizers)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group its share of this step's rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_multiplier"]
+def _groups(*groups: tuple[list[nn.Parameter], float, bool]) -> list[dict[str, Any]]:
+    """Parameter groups that are not empty: parameters, factor on the rate, whether they decay."""
+    return [
+        {"params": params, "lr_multiplier": multiplier, "decays": decays}
+        for params, multiplier, decays in groups
+        if params
+    ]
+
+
+def set_rates(optimizers: Sequence[torch.optim.Optimizer], lr: float, weight_decay: float) -> None:
+    """Give every group its share of this step's learning rate and weight decay."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["lr_multiplier"]
+            group["weight_decay"] = weight_decay if group["decays"] else 0.0

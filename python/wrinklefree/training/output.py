@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from wrinklefree.configs.config import RunConfig
 from wrinklefree.data.loader import Batches
 from wrinklefree.data.packing import TokenRows
 from wrinklefree.models.manifest import Manifest
 from wrinklefree.training import checkpointing, continuity
 from wrinklefree.training.student import Student
+from wrinklefree.training.update import Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,7 @@ class Output:
     student: Student
     loader: Batches
     sample: TokenRows  # its first rows are what continuity is measured on
-    optimizer: torch.optim.Optimizer
+    update: Update
     total_steps: int
 
     @property
@@ -39,8 +38,8 @@ class Output:
             self.student.model,
             self.student.tokenizer,
             self._manifest(step),
-            self.optimizer,
-            checkpointing.Progress(step, self.loader.state_dict()),
+            self.update.optimizers,
+            checkpointing.Progress(step, self.loader.state_dict(), self.update.state_dict()),
         )
 
     def finish(self, evaluation: dict[str, float]) -> None:

@@ -24,14 +24,15 @@ from wrinklefree.training.inputs import Inputs, num_steps, open_inputs
 from wrinklefree.training.interrupt import StopRequest
 from wrinklefree.training.metrics import MetricsLog
 from wrinklefree.training.objective import Objective, build_objective
-from wrinklefree.training.optim import build_optimizer, freeze
+from wrinklefree.training.optim import freeze
 from wrinklefree.training.output import Output
 from wrinklefree.training.precision import Precision, choose_precision
-from wrinklefree.training.schedule import lambda_ramp, learning_rate
+from wrinklefree.training.schedule import lambda_ramp
 from wrinklefree.training.student import Student
 from wrinklefree.training.teacher import Teacher
 from wrinklefree.training.teacher_cache import CachedTeacher
 from wrinklefree.training.trainer import Trainer
+from wrinklefree.training.update import build_update
 
 log = logging.getLogger(__name__)
 
@@ -71,19 +72,19 @@ def train(config: RunConfig, student: Student) -> Path:
     model.to(precision.device)  # type: ignore[arg-type]
     freeze(model, training.freeze)
     objective = build_objective(training, model)
-    optimizer = build_optimizer(model, training)
+    update = build_update(model, training, total_steps)
     if progress is not None:
-        checkpointing.restore_optimizer(out, model, optimizer)
+        checkpointing.restore_optimizers(out, model, update.optimizers)
+        update.load_state_dict(progress.update)
 
-    output = Output(config, student, inputs.loader, inputs.sample, optimizer, total_steps)
+    output = Output(config, student, inputs.loader, inputs.sample, update, total_steps)
     trainer = Trainer(
         model=model,
         objective=objective,
         teacher=_open_teacher(config, student, objective, inputs, precision),
         loader=inputs.loader,
         evaluation=Evaluation(inputs.rows.evaluation, training.batch_size),
-        optimizer=optimizer,
-        learning_rate=learning_rate(training, total_steps),
+        update=update,
         ramp=ramp,
         precision=precision,
         total_steps=total_steps,

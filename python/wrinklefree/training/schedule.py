@@ -1,4 +1,4 @@
-"""Learning rate and lambda as functions of the step alone: a resumed run continues exactly."""
+"""Rates and lambda as functions of the step alone: a resumed run continues exactly."""
 
 from __future__ import annotations
 
@@ -47,6 +47,18 @@ class LambdaRamp:
         return self.start + (1.0 - self.start) * step / self.ramp_steps
 
 
+@dataclass(frozen=True, slots=True)
+class WeightDecay:
+    """Two phases: `value` for the first steps, then none (BitNet's recipe, docs/training.md)."""
+
+    value: float
+    num_steps: int
+
+    def at(self, step: int) -> float:
+        """Decay of step 0..total_steps-1."""
+        return self.value if step < self.num_steps else 0.0
+
+
 def learning_rate(config: GradientConfig, total_steps: int) -> LearningRate:
     """The schedule of a run. Raises UsageError when warm-up and decay overlap."""
     if config.schedule == "wsd" and config.warmup + config.decay > 1:
@@ -62,6 +74,11 @@ def learning_rate(config: GradientConfig, total_steps: int) -> LearningRate:
         warmup_steps=round(config.warmup * total_steps),
         decay_steps=round(config.decay * total_steps),
     )
+
+
+def weight_decay(config: GradientConfig, total_steps: int) -> WeightDecay:
+    """The weight decay of a run."""
+    return WeightDecay(config.weight_decay, round(config.weight_decay_until * total_steps))
 
 
 def lambda_ramp(config: GradientConfig, total_steps: int, *, start: float) -> LambdaRamp:

@@ -14,13 +14,13 @@ from wrinklefree.configs.config import GradientConfig
 from wrinklefree.data.loader import Batch, Batches
 from wrinklefree.models.surgery import set_lambda
 from wrinklefree.training.evaluation import Evaluation
-from wrinklefree.training.finite import check_gradients, check_loss
+from wrinklefree.training.finite import check_loss
 from wrinklefree.training.interrupt import StopRequest
 from wrinklefree.training.metrics import MetricsLog
 from wrinklefree.training.objective import Objective, TeacherOutputs, count
-from wrinklefree.training.optim import set_learning_rate
 from wrinklefree.training.precision import Precision
-from wrinklefree.training.schedule import LambdaRamp, LearningRate
+from wrinklefree.training.schedule import LambdaRamp
+from wrinklefree.training.update import Update
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,7 @@ class Trainer:
     teacher: Callable[[Batch], TeacherOutputs] | None
     loader: Batches
     evaluation: Evaluation
-    optimizer: torch.optim.Optimizer
-    learning_rate: LearningRate
+    update: Update
     ramp: LambdaRamp | None
     precision: Precision
     total_steps: int
@@ -85,7 +84,7 @@ class Trainer:
         sums: dict[str, float] = {}
         for batch in batches:
             teacher = self.teacher(batch) if self.teacher is not None else None
-            with self.precision.autocast():
+            with self.precision.autocast(), self.update.watching(batch):
                 terms = self.objective.terms(self.model, batch, teacher, counts)
             loss = torch.stack(list(terms.values())).sum()
             check_loss(loss, self.model, batch, step=step)
@@ -93,18 +92,12 @@ class Trainer:
             for name, term in terms.items():
                 sums[f"loss_{name}"] = sums.get(f"loss_{name}", 0.0) + term.item()
 
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
-        check_gradients(norm, self.model, step=step)
-        lr = self.learning_rate.at(step)
-        set_learning_rate(self.optimizer, lr)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        updated = self.update.apply(step)
         seconds = time.perf_counter() - began
         return {
             "loss": sum(sums.values()),
             **sums,
-            "grad_norm": float(norm),
-            "lr": lr,
+            **updated,
             **({"lambda": self.ramp.at(step)} if self.ramp is not None else {}),
             "labels": counts.labels,
             "tokens": counts.tokens,
