@@ -60,11 +60,14 @@ struct Operands {
   std::int64_t n_end;
 };
 
-// One stretch of the columns of some panels.
+// One stretch of the columns of some panels, and what to prefetch for each of its blocks: a part of
+// the panels that come next.
 struct Weights {
   const std::uint8_t* bytes;
   std::int64_t panel_bytes;
   std::int64_t blocks;
+  const std::uint8_t* ahead = nullptr;
+  std::int64_t ahead_step = 0;
 };
 
 template <class Tile, class Layout, int Panels, int Rows>
@@ -75,6 +78,9 @@ inline void sum_tile(const Weights& w, const std::int8_t* q, std::int64_t q_stri
     const std::int64_t end = first + (left < Tile::kRunBlocks ? left : Tile::kRunBlocks);
     typename Tile::template Partial<Rows> partial[Panels][Rows] = {};
     for (std::int64_t b = first; b < end; ++b) {
+      for (std::int64_t i = 0; i < w.ahead_step; i += kBlockBytes) {
+        __builtin_prefetch(w.ahead + b * w.ahead_step + i);
+      }
       Tile::dot_block(partial, w.bytes + b * kBlockBytes, w.panel_bytes, q + b * Layout::kColumns,
                       q_stride);
     }
@@ -171,9 +177,15 @@ inline void compute_row_block(const Operands& op, std::int64_t row_begin, std::i
                               const Output& output) {
   const std::int64_t blocks = Layout::blocks(op.k), panel_bytes = blocks * kBlockBytes;
   std::int64_t panel = panel_begin;
+  const std::int64_t tiles = (row_end - row_begin + Rows - 1) / Rows;
   for (; panel + Panels <= panel_end; panel += Panels) {
-    const Weights w{op.w + panel * panel_bytes, panel_bytes, blocks};
-    for (std::int64_t row = row_begin; row < row_end; row += Rows) {
+    Weights w{op.w + panel * panel_bytes, panel_bytes, blocks};
+    if (Rows > 1) {
+      w.ahead = w.bytes + Panels * panel_bytes;
+      w.ahead_step = Panels * kBlockBytes / tiles;
+    }
+    for (std::int64_t row = row_begin; row < row_end;
+         row += Rows, w.ahead += blocks * w.ahead_step) {
       compute_rows<Tile, Layout, Panels, Rows>(op, w, {}, row, row_end - row, panel, output);
     }
   }
@@ -203,6 +215,9 @@ inline void compute_unpacked(const Operands& op, std::int64_t row_begin, std::in
       std::uint8_t* to = unpacked + i * kStretchBytes;
       std::int64_t b = 0;
       for (; b + kGroup <= count; b += kGroup, to += 5 * kBlockBytes) {
+        for (std::int64_t j = 0; j < kGroup; ++j) {
+          __builtin_prefetch(from + (b + j + kStretchBlocks) * kBlockBytes);  // the next stretch
+        }
         unpack_t1(from + b * kBlockBytes, to);
       }
       if (b < count) {
