@@ -3,7 +3,7 @@
 
 constexpr int kPairPanels = 1;      // for one row
 constexpr int kPairChains = 4;      // sums of a panel then
-constexpr int kPairTilePanels = 2;  // for four rows
+constexpr int kPairTilePanels = 4;  // for four rows
 
 struct PairSums {
   __m512i row;  // int32

@@ -107,6 +107,7 @@ inline void i8_tile(const std::int16_t* q, std::int64_t q_stride, const std::int
     }
   };
   std::int64_t b = 0;
+#pragma GCC unroll 4  // or gcc moves every sum to another register and back, in every round
   for (; b + Chains <= blocks; b += Chains) {
     for (int chain = 0; chain < Chains; ++chain) add_block(b + chain, chain);
   }
