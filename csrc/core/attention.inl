@@ -17,11 +17,12 @@ template <KvType type>
 struct KvElements {
   static constexpr std::int64_t kBytes = type == KvType::f32 ? 4 : type == KvType::int8 ? 1 : 2;
 
-  static F8 load8(const std::uint8_t* p) {
-    if constexpr (type == KvType::f32) return load(reinterpret_cast<const float*>(p));
-    if constexpr (type == KvType::f16) return load_f16(p);
-    if constexpr (type == KvType::bf16) return load_bf16(p);
-    if constexpr (type == KvType::int8) return load_s8(p);
+  template <class Lanes>
+  static typename Lanes::Vector load_lanes(const std::uint8_t* p) {
+    if constexpr (type == KvType::f32) return Lanes::load_f32(reinterpret_cast<const float*>(p));
+    if constexpr (type == KvType::f16) return Lanes::load_half(p);
+    if constexpr (type == KvType::bf16) return Lanes::load_bfloat(p);
+    if constexpr (type == KvType::int8) return Lanes::load_int8(p);
   }
   static float load1(const std::uint8_t* p) {
     if constexpr (type == KvType::f32) return DenseRow<DenseType::f32>::load1(p);
@@ -30,8 +31,6 @@ struct KvElements {
     if constexpr (type == KvType::int8) return static_cast<float>(static_cast<std::int8_t>(*p));
   }
 };
-
-constexpr int kTileRegisters = kKvPage / 8;
 
 // Eight registers of sums, however many heads share them: a multiply-add takes several cycles.
 template <int Heads>
@@ -42,30 +41,32 @@ template <KvType type, int Heads>
 inline void score_tile(const float* q, const std::uint8_t* keys, std::int64_t head_dim, float scale,
                        float* p) {
   using Kv = KvElements<type>;
-  constexpr int kStep = kRegisters<Heads>;
+  using Lanes = WidestLanes;
+  using Vector = Lanes::Vector;
+  constexpr int kTileRegisters = kKvPage / Lanes::kCount;
+  constexpr int kStep = kRegisters<Heads> < kTileRegisters ? kRegisters<Heads> : kTileRegisters;
   const float* key_scales = reinterpret_cast<const float*>(keys + head_dim * kKvPage);
-  for (int first = 0; first < kTileRegisters; first += kStep) {
-    F8 acc[Heads][kStep];
+  for (int first = 0; first < kKvPage; first += kStep * Lanes::kCount) {
+    Vector acc[Heads][kStep];
     for (auto& row : acc) {
-      for (F8& a : row) a = splat(0);
+      for (Vector& a : row) a = Lanes::splat_all(0);
     }
     for (std::int64_t i = 0; i < head_dim; ++i) {
-      const std::uint8_t* at = keys + (i * kKvPage + 8 * first) * Kv::kBytes;
-      F8 wide[Heads];
-      for (int h = 0; h < Heads; ++h) wide[h] = splat(q[h * head_dim + i]);
+      const std::uint8_t* at = keys + (i * kKvPage + first) * Kv::kBytes;
+      Vector wide[Heads];
+      for (int h = 0; h < Heads; ++h) wide[h] = Lanes::splat_all(q[h * head_dim + i]);
       for (int r = 0; r < kStep; ++r) {
-        const F8 key = Kv::load8(at + 8 * r * Kv::kBytes);
+        const Vector key = Kv::template load_lanes<Lanes>(at + r * Lanes::kCount * Kv::kBytes);
         for (int h = 0; h < Heads; ++h) acc[h][r] = mul_add(wide[h], key, acc[h][r]);
       }
     }
     for (int r = 0; r < kStep; ++r) {
-      F8 factor = splat(scale);
+      const int position = first + r * Lanes::kCount;
+      Vector factor = Lanes::splat_all(scale);
       if constexpr (type == KvType::int8) {
-        factor = mul(factor, load(key_scales + 8 * (first + r)));
+        factor = mul(factor, Lanes::load_f32(key_scales + position));
       }
-      for (int h = 0; h < Heads; ++h) {
-        store(p + h * kKvPage + 8 * (first + r), mul(acc[h][r], factor));
-      }
+      for (int h = 0; h < Heads; ++h) store(p + h * kKvPage + position, mul(acc[h][r], factor));
     }
   }
 }
@@ -82,8 +83,8 @@ inline void weigh_tile(float* p, std::int64_t count, bool is_first, SoftmaxState
   const float tile_most = lane_max(largest);
   const float most = tile_most > state.most ? tile_most : state.most;
   state.keep = is_first ? 0.0f : by_lanes(state.most - most, exponential);
-  for (int r = 0; r < kTileRegisters; ++r) {
-    store(p + 8 * r, exponential(sub(load(p + 8 * r), splat(most))));
+  for (int j = 0; j < kKvPage; j += 8) {
+    store(p + j, exponential(sub(load(p + j), splat(most))));
   }
   for (std::int64_t j = count; j < kKvPage; ++j) p[j] = 0;
   const F8 sum = add(add(load(p), load(p + 8)), add(load(p + 16), load(p + 24)));
@@ -91,28 +92,32 @@ inline void weigh_tile(float* p, std::int64_t count, bool is_first, SoftmaxState
   state.most = most;
 }
 
-// out[i] = out[i] * keep + sum over j of p[j] * values[j, i], j in order, for 8 * Registers
-// dimensions: enough chains to hide the latency of the multiply-add.
-template <KvType type, int Heads, int Registers>
+// out[i] = out[i] * keep + sum over j of p[j] * values[j, i], j in order, for as many dimensions as
+// so many registers hold: enough chains to hide the latency of the multiply-add.
+template <KvType type, class Lanes, int Heads, int Registers>
 inline void add_values(const float* p, const std::uint8_t* values, std::int64_t count,
                        std::int64_t head_dim, const SoftmaxState* states, float* out) {
   using Kv = KvElements<type>;
-  F8 acc[Heads][Registers];
+  using Vector = Lanes::Vector;
+  constexpr int kCount = Lanes::kCount;
+  Vector acc[Heads][Registers];
   for (int h = 0; h < Heads; ++h) {
     for (int r = 0; r < Registers; ++r) {
-      acc[h][r] = mul(load(out + h * head_dim + 8 * r), splat(states[h].keep));
+      const Vector before = Lanes::load_f32(out + h * head_dim + kCount * r);
+      acc[h][r] = mul(before, Lanes::splat_all(states[h].keep));
     }
   }
   for (std::int64_t j = 0; j < count; ++j) {
-    F8 weights[Heads];
-    for (int h = 0; h < Heads; ++h) weights[h] = splat(p[h * kKvPage + j]);
+    Vector weights[Heads];
+    for (int h = 0; h < Heads; ++h) weights[h] = Lanes::splat_all(p[h * kKvPage + j]);
     for (int r = 0; r < Registers; ++r) {
-      const F8 value = Kv::load8(values + (j * head_dim + 8 * r) * Kv::kBytes);
+      const std::uint8_t* at = values + (j * head_dim + kCount * r) * Kv::kBytes;
+      const Vector value = Kv::template load_lanes<Lanes>(at);
       for (int h = 0; h < Heads; ++h) acc[h][r] = mul_add(weights[h], value, acc[h][r]);
     }
   }
   for (int h = 0; h < Heads; ++h) {
-    for (int r = 0; r < Registers; ++r) store(out + h * head_dim + 8 * r, acc[h][r]);
+    for (int r = 0; r < Registers; ++r) store(out + h * head_dim + kCount * r, acc[h][r]);
   }
 }
 
@@ -138,13 +143,16 @@ inline void attend_heads(const float* q, const std::uint8_t* const* pages, std::
       }
     }
     std::int64_t i = 0;
-    constexpr int kStep = kRegisters<Heads>;
-    for (; i + 8 * kStep <= head_dim; i += 8 * kStep) {
-      add_values<type, Heads, kStep>(p, values + i * Kv::kBytes, count, head_dim, states, out + i);
-    }
-    for (; i + 8 <= head_dim; i += 8) {
-      add_values<type, Heads, 1>(p, values + i * Kv::kBytes, count, head_dim, states, out + i);
-    }
+    const auto add_while = [&]<class Lanes, int Registers>() {
+      constexpr int kStep = Lanes::kCount * Registers;
+      for (; i + kStep <= head_dim; i += kStep) {
+        add_values<type, Lanes, Heads, Registers>(p, values + i * Kv::kBytes, count, head_dim,
+                                                  states, out + i);
+      }
+    };
+    add_while.template operator()<WidestLanes, kRegisters<Heads>>();
+    add_while.template operator()<WidestLanes, 1>();
+    add_while.template operator()<EightLanes, 1>();
     for (; i < head_dim; ++i) {
       for (int h = 0; h < Heads; ++h) {
         float sum = out[h * head_dim + i] * states[h].keep;

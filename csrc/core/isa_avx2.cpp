@@ -14,6 +14,9 @@
 namespace wf {
 namespace {
 #include "lanes_avx2.h"
+//
+#include "widest_eight.h"
+//
 #include "lut_avx2.h"
 #include "pairs_avx2.h"
 #include "panel_avx2.h"

@@ -14,6 +14,9 @@
 namespace wf {
 namespace {
 #include "lanes_avx2.h"
+//
+#include "widest_sixteen.h"
+//
 #include "lut_avx2.h"
 #include "lut_avx512.h"
 #include "prefetch.h"

@@ -17,6 +17,9 @@ inline __m256i dot4(__m256i sums, __m256i codes, __m256i a) {
   return _mm256_dpbusd_avx_epi32(sums, codes, a);
 }
 #include "lanes_avx2.h"
+//
+#include "widest_eight.h"
+//
 #include "lut_avx2.h"
 #include "pairs_avx2.h"
 #include "panel_avx2.h"

@@ -14,6 +14,9 @@
 namespace wf {
 namespace {
 #include "lanes_scalar.h"
+//
+#include "widest_eight.h"
+//
 #include "lut_neon.h"
 #include "pairs_neon.h"
 #include "panel_neon.h"

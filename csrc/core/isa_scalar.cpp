@@ -12,6 +12,9 @@
 namespace wf {
 namespace {
 #include "lanes_scalar.h"
+//
+#include "widest_eight.h"
+//
 #include "lut_scalar.h"
 #include "pairs_scalar.h"
 #include "tile_scalar.h"

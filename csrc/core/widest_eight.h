@@ -1,0 +1,3 @@
+#include "lanes_eight.h"
+
+using WidestLanes = EightLanes;
