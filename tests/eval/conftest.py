@@ -1,13 +1,18 @@
-"""A backend whose numbers can be worked out by hand."""
+"""A backend whose numbers can be worked out by hand, and wf-serve as a process of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from wrinklefree.engine.results import Score
 from wrinklefree.eval.backend import Answer, Question
 
 
@@ -30,18 +35,26 @@ class Scripted:
     def encode(self, text: str, *, add_special: bool) -> list[int]:
         return [self.BOS] * (add_special and self.adds_bos) + list(text.encode())
 
-    def score(self, questions: Sequence[Question]) -> list[list[float]]:
+    def score(self, questions: Sequence[Question]) -> list[list[Score]]:
         self.asked += questions
-        return [[-sum(choice) / 100 for choice in question.choices] for question in questions]
+        return [
+            [Score(-sum(choice) / 100, len(choice), False) for choice in question.choices]
+            for question in questions
+        ]
 
     def logprobs(self, ids: Sequence[int]) -> np.ndarray:
         self.seen.append(list(ids))
         return -np.array(ids[1:]) / 100
 
-    def generate(self, prompts: Sequence[list[int]], *, max_tokens: int) -> list[Answer]:
+    def generate(
+        self, prompts: Sequence[list[int]], *, max_tokens: int, stop: Sequence[str] = ()
+    ) -> list[Answer]:
         """The article's first bytes; it ends by itself when that is all of it."""
         articles = [bytes(ids).decode().split(": ")[1].rsplit("\n")[0] for ids in prompts]
         return [Answer(f" {text[:max_tokens]}", len(text) <= max_tokens) for text in articles]
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -52,3 +65,21 @@ def scripted() -> type[Scripted]:
 @pytest.fixture(scope="session")
 def stories(data_dir: Path) -> Path:
     return data_dir / "stories260k_hf"
+
+
+@contextmanager
+def _serving(model: Path) -> Iterator[str]:
+    command = [Path(sys.executable).with_name("wf-serve"), model, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            lines = (re.search(r"http://[\w.:]+", line) for line in server.stdout)
+            yield next(found[0] for found in lines if found)
+        finally:
+            server.terminate()
+
+
+@pytest.fixture(scope="session")
+def wf_serve() -> Callable[[Path], AbstractContextManager[str]]:
+    """wf_serve(model): the address of a server on a free port, while the context lasts."""
+    return _serving

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from wrinklefree.data.records import ChoiceRecord
+from wrinklefree.engine.results import Score
 from wrinklefree.errors import FormatError, UsageError
 from wrinklefree.eval.backend import Question
 from wrinklefree.eval.choices import Answers, ask
@@ -65,8 +66,8 @@ def test_impossible_records_are_named(scripted: Any) -> None:
 
 def test_nan_is_an_error_and_not_an_answer(scripted: Any) -> None:
     class Broken(scripted):
-        def score(self, questions: Sequence[Question]) -> list[list[float]]:
-            return [[float("nan"), 0.0] for _ in questions]
+        def score(self, questions: Sequence[Question]) -> list[list[Score]]:
+            return [[Score(float("nan"), 1, False), Score(0.0, 1, False)] for _ in questions]
 
     with pytest.raises(FormatError, match="NaN"):
         ask(Broken(), [ChoiceRecord("p", (" x", " y"), 0)], context=8)

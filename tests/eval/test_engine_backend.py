@@ -5,13 +5,12 @@ import random
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from wrinklefree.cli.eval import main
 from wrinklefree.errors import UsageError
-from wrinklefree.eval.backend import Question, open_backend
+from wrinklefree.eval.backend import Answer, Question, open_backend
 from wrinklefree.eval.outcome import Outcome
 from wrinklefree.eval.perplexity import PerplexityTask
 
@@ -44,7 +43,10 @@ def test_engine_and_torch_score_alike(stories: Path) -> None:
     torch_scores = open_backend(str(stories), backend="torch").score(asked)
     for path in (stories, stories / "stories260K-f32.gguf"):
         scores = open_backend(str(path), backend="engine").score(asked)
-        np.testing.assert_allclose(scores, torch_scores, atol=2e-3)
+        for row, others in zip(scores, torch_scores, strict=True):
+            for score, other in zip(row, others, strict=True):
+                assert score.logprob == pytest.approx(other.logprob, abs=2e-3)
+                assert score.is_greedy == other.is_greedy
 
 
 def test_perplexity_equals_that_of_torch(stories: Path, data_dir: Path) -> None:
@@ -71,6 +73,9 @@ def test_engine_and_torch_write_alike(stories: Path) -> None:
     assert [one.text.strip() for one in answers] == [one.text.strip() for one in others]
     assert answers[0].text.startswith(", there was a little girl named Lily.")
     assert not answers[0].is_finished
+    stop = ["Lily", "xyz"]
+    cut = [backend.generate(prompts[:1], max_tokens=60, stop=stop) for backend in (engine, torch)]
+    assert cut[0] == cut[1] == [Answer(", there was a little girl named ", True)]
 
 
 def test_an_end_token_ends_an_answer(stories: Path, tmp_path: Path) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -20,6 +17,8 @@ from wrinklefree.errors import UsageError, WrinklefreeError
 from wrinklefree.eval.backend import Question, open_backend
 from wrinklefree.eval.server_backend import ServerBackend
 from wrinklefree.models import Manifest, QuantConfig, load_teacher, quantize_, save_artifact
+
+WfServe = Callable[[Path], AbstractContextManager[str]]
 
 
 @pytest.fixture(scope="module", params=["float", "ternary"])
@@ -34,16 +33,9 @@ def model(request: pytest.FixtureRequest, stories: Path, tmp_path_factory: Any) 
 
 
 @pytest.fixture(scope="module")
-def url(model: Path) -> Iterator[str]:
-    """wf-serve as a process of its own, on a free port."""
-    command = [Path(sys.executable).with_name("wf-serve"), model, "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        try:
-            lines = (re.search(r"http://[\w.:]+", line) for line in server.stdout)
-            yield next(found[0] for found in lines if found)
-        finally:
-            server.terminate()
+def url(model: Path, wf_serve: WfServe) -> Iterator[str]:
+    with wf_serve(model) as address:
+        yield address
 
 
 def results(model: object, *options: object) -> dict[str, Any]:
@@ -75,15 +67,16 @@ def test_three_backends_agree(model: Path, url: str, data_dir: Path, tmp_path: P
 
 
 def test_scores_and_answers_are_those_of_the_engine(model: Path, url: str) -> None:
-    engine, server = open_backend(str(model), backend="engine"), open_backend(url)
-    assert (server.max_context, server.bos_id) == (engine.max_context, engine.bos_id)
-    prompt = server.encode("Once upon a time", add_special=True)
-    assert prompt == engine.encode("Once upon a time", add_special=True)
-    questions = [Question(prompt, [[5], [6, 7], [6, 8, 9]]), Question([1], [[403], [404]])] * 9
-    np.testing.assert_allclose(
-        np.concatenate(server.score(questions)), np.concatenate(engine.score(questions)), rtol=1e-14
-    )
-    assert server.generate([prompt], max_tokens=30) == engine.generate([prompt], max_tokens=30)
+    engine = open_backend(str(model), backend="engine")
+    with closing(open_backend(url)) as server:
+        assert (server.max_context, server.bos_id) == (engine.max_context, engine.bos_id)
+        prompt = server.encode("Once upon a time", add_special=True)
+        assert prompt == engine.encode("Once upon a time", add_special=True)
+        questions = [Question(prompt, [[5], [6, 7], [6, 8]]), Question([1], [[403], [404]])] * 9
+        assert server.score(questions) == engine.score(questions)  # bit for bit
+        for stop in ((), ("e", "x")):
+            answers = server.generate([prompt], max_tokens=30, stop=stop)
+            assert answers == engine.generate([prompt], max_tokens=30, stop=stop)
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, answers: dict[str, list[httpx.Response]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,21 +111,17 @@ def main(
         open_task(name, paths, train=train, limit=limit, max_tokens=max_tokens) for name in names
     ]
     settings = _Settings(context, batch, as_json)
-    student = open_backend(model, backend=backend, revision=revision)
-    outcomes = settings.run(student, opened, model)
-    student_name = student.name
-    del student  # its memory is the teacher's now
+    with closing(open_backend(model, backend=backend, revision=revision)) as student:
+        outcomes = settings.run(student, opened, model)
     if teacher is None:
-        report = Report(
-            model,
-            student_name,
-            [TaskReport.of(*pair, None) for pair in zip(opened, outcomes, strict=True)],
-        )
+        alone = zip(opened, outcomes, strict=True)
+        report = Report(model, student.name, [TaskReport.of(*pair, None) for pair in alone])
     else:
-        other = open_backend(teacher)
-        others = settings.run(other, opened, teacher)
-        results = [TaskReport.of(*three) for three in zip(opened, outcomes, others, strict=True)]
-        report = Report(model, student_name, results, teacher, other.name)
+        with closing(open_backend(teacher)) as other:
+            others = settings.run(other, opened, teacher)
+        pairs = zip(opened, outcomes, others, strict=True)
+        results = [TaskReport.of(*three) for three in pairs]
+        report = Report(model, student.name, results, teacher, other.name)
     if as_json:
         click.echo(json.dumps(report.to_json()))
         return

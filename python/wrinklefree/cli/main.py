@@ -12,6 +12,8 @@ from wrinklefree.cli.command import Group, verbose_option, version_option
 VERBS = {
     "bench": ("wrinklefree.cli.bench", "bench"),
     "doctor": ("wrinklefree.cli.doctor", "doctor"),
+    "lm-eval": ("wrinklefree.cli.lm_eval", "lm_eval"),
+    "lm-eval-tasks": ("wrinklefree.cli.lm_eval", "lm_eval_tasks"),
 }
 # The list is short on purpose: training, serving and evaluation here are wf-train, wf-serve and
 # wf-eval; the verbs train, serve and eval of `wf` are reserved for launching on a cloud.

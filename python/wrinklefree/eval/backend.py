@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from wrinklefree.engine.results import Score
 from wrinklefree.errors import UsageError
 
 
@@ -39,17 +40,22 @@ class Backend(Protocol):
     @property
     def bos_id(self) -> int | None: ...
 
-    def score(self, questions: Sequence[Question]) -> list[list[float]]:
-        """Per question the summed log-likelihood, in nats, of each choice after the prompt."""
+    def score(self, questions: Sequence[Question]) -> list[list[Score]]:
+        """Per question the log-likelihood of each choice after the prompt."""
         ...
 
     def logprobs(self, ids: Sequence[int]) -> np.ndarray:
         """log p(ids[t + 1] | ids[..t]) for t = 0 .. len(ids) - 2, in nats."""
         ...
 
-    def generate(self, prompts: Sequence[list[int]], *, max_tokens: int) -> list[Answer]:
-        """Greedy answers to prompts of token ids, each up to an end token."""
+    def generate(
+        self, prompts: Sequence[list[int]], *, max_tokens: int, stop: Sequence[str] = ()
+    ) -> list[Answer]:
+        """Greedy answers to prompts of token ids, each up to an end token or a stop string."""
         ...
+
+    def close(self) -> None:
+        """Frees the model; nothing can be asked after."""
 
 
 def open_backend(model: str, *, backend: str = "auto", revision: str | None = None) -> Backend:

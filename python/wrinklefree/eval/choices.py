@@ -68,20 +68,18 @@ def ask(
         choices = [backend.encode(choice, add_special=False) for choice in record.choices]
         if not prompt or not all(choices):
             raise UsageError(f"record {number}: an empty prompt or choice has no likelihood")
-        begins = prompt[0] == backend.bos_id
         room = context - max(map(len, choices))
-        if room < 1 + begins:
+        fitted = shortened(prompt, room, backend.bos_id)
+        if not fitted:
             raise UsageError(f"record {number}: a choice alone fills the context of {context}")
-        if len(prompt) > room:
-            head = prompt[:1] if begins else []
-            prompt = head + prompt[len(prompt) - room + len(head) :]
-            truncated += 1
-        with_bos += begins
-        questions.append(Question(prompt, choices))
+        truncated += fitted is not prompt
+        with_bos += prompt[0] == backend.bos_id
+        questions.append(Question(fitted, choices))
     scores: list[list[float]] = []
     for start in range(0, len(questions), batch):
         progress(start, len(questions))
-        scores += backend.score(questions[start : start + batch])
+        asked = backend.score(questions[start : start + batch])
+        scores += [[score.logprob for score in row] for row in asked]
     progress(len(questions), len(questions))
     if any(score != score for row in scores for score in row):
         raise FormatError("the model gives NaN log-probabilities on this task")
@@ -89,3 +87,15 @@ def ask(
     tokens = sum(len(question.prompt) + sum(map(len, question.choices)) for question in questions)
     counts = Counts(len(records), tokens, truncated, with_bos, context)
     return Answers(predictions, scores, counts)
+
+
+def shortened(prompt: list[int], room: int, bos_id: int | None) -> list[int]:
+    """The prompt itself if it fits `room` tokens, else its begin token and the last that fit.
+
+    Empty when nothing of it would be left.
+    """
+    if len(prompt) <= room:
+        return prompt
+    head = prompt[:1] if prompt[0] == bos_id else []
+    kept = room - len(head)
+    return head + prompt[-kept:] if kept > 0 else []

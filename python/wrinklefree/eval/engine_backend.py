@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from wrinklefree.engine import LLM, SamplingParams
+from wrinklefree.engine.results import Score
 from wrinklefree.eval.backend import Answer, Question
 
 
@@ -27,16 +28,21 @@ class EngineBackend:
     def encode(self, text: str, *, add_special: bool) -> list[int]:
         return self._llm.tokenizer.encode(text, add_special=add_special)
 
-    def score(self, questions: Sequence[Question]) -> list[list[float]]:
-        return [
-            [score.logprob for score in self._llm.score(question.prompt, question.choices)]
-            for question in questions
-        ]
+    def score(self, questions: Sequence[Question]) -> list[list[Score]]:
+        return [self._llm.score(question.prompt, question.choices) for question in questions]
 
     def logprobs(self, ids: Sequence[int]) -> np.ndarray:
         return self._llm.logprobs(ids)
 
-    def generate(self, prompts: Sequence[list[int]], *, max_tokens: int) -> list[Answer]:
+    def generate(
+        self, prompts: Sequence[list[int]], *, max_tokens: int, stop: Sequence[str] = ()
+    ) -> list[Answer]:
         greedy = SamplingParams(temperature=0.0)
-        done = [self._llm.generate(ids, max_tokens=max_tokens, sampling=greedy) for ids in prompts]
+        done = [
+            self._llm.generate(ids, max_tokens=max_tokens, sampling=greedy, stop=stop)
+            for ids in prompts
+        ]
         return [Answer(answer.text, answer.finish_reason == "stop") for answer in done]
+
+    def close(self) -> None:
+        self._llm.close()

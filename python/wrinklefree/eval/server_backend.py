@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 
+from wrinklefree.engine.results import Score
 from wrinklefree.errors import UsageError, WrinklefreeError
 from wrinklefree.eval.backend import Answer, Question
 
@@ -44,7 +45,7 @@ class ServerBackend:
             self.max_context = int(entry.get("context_length") or entry["max_model_len"])
         except httpx.HTTPError as error:
             raise UsageError(f"{url}: no server answers there ({error})") from None
-        except (KeyError, IndexError, TypeError):
+        except (KeyError, IndexError, TypeError, ValueError):
             raise UsageError(f"{url}: /v1/models tells no model with its context length") from None
 
     @cached_property
@@ -57,32 +58,42 @@ class ServerBackend:
         body = {"model": self._model, "prompt": text, "add_special_tokens": add_special}
         return list(self._ask("POST", "/tokenize", body)["tokens"])
 
-    def score(self, questions: Sequence[Question]) -> list[list[float]]:
-        def ask(question: Question) -> list[float]:
-            scored = self._echo([[*question.prompt, *choice] for choice in question.choices])
-            sizes = [len(choice) for choice in question.choices]
-            return [float(row[-size:].sum()) for row, size in zip(scored, sizes, strict=True)]
+    def score(self, questions: Sequence[Question]) -> list[list[Score]]:
+        def ask(question: Question) -> list[Score]:
+            rows = [[*question.prompt, *choice] for choice in question.choices]
+            scores = []
+            for choice, (logprobs, best) in zip(question.choices, self._echo(rows), strict=True):
+                own = slice(-len(choice), None)
+                is_greedy = bool((logprobs[own] == best[own]).all())
+                scores.append(Score(float(logprobs[own].sum()), len(choice), is_greedy))
+            return scores
 
         return _at_once(ask, questions)
 
     def logprobs(self, ids: Sequence[int]) -> np.ndarray:
-        return self._echo([list(ids)])[0]
+        ((logprobs, _),) = self._echo([list(ids)])
+        return logprobs
 
-    def generate(self, prompts: Sequence[list[int]], *, max_tokens: int) -> list[Answer]:
+    def generate(
+        self, prompts: Sequence[list[int]], *, max_tokens: int, stop: Sequence[str] = ()
+    ) -> list[Answer]:
         def ask(prompt: list[int]) -> Answer:
             fields = {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
-            (choice,) = self._complete(fields)
+            (choice,) = self._complete({**fields, "stop": list(stop)})
             return Answer(choice["text"], choice["finish_reason"] == "stop")
 
         return _at_once(ask, prompts)
 
-    def _echo(self, rows: list[list[int]]) -> list[np.ndarray]:
-        """Per row the log-probability of each token but the first."""
-        fields = {"prompt": rows, "max_tokens": 0, "echo": True, "logprobs": 0}
+    def close(self) -> None:
+        self._http.close()
+
+    def _echo(self, rows: list[list[int]]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Per row the log-probability of each token but the first, and of the likeliest there."""
+        fields = {"prompt": rows, "max_tokens": 0, "echo": True, "logprobs": 1}
         choices = sorted(self._complete(fields), key=lambda choice: int(choice["index"]))
         try:
-            scores = [np.array(choice["logprobs"]["token_logprobs"][1:]) for choice in choices]
-            if [len(row) for row in scores] != [len(row) - 1 for row in rows]:
+            scores = [_scored(choice["logprobs"]) for choice in choices]
+            if [len(logprobs) for logprobs, _ in scores] != [len(row) - 1 for row in rows]:
                 raise ValueError
         except (KeyError, TypeError, ValueError):
             # Mainline llama.cpp's server takes `echo` and ignores it.
@@ -109,6 +120,12 @@ class ServerBackend:
 def _at_once(ask: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     with ThreadPoolExecutor(max(len(items), 1)) as pool:
         return list(pool.map(ask, items))
+
+
+def _scored(logprobs: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    chosen = np.array(logprobs["token_logprobs"][1:], dtype=np.float64)
+    best = [max(top.values()) for top in logprobs["top_logprobs"][1:]]
+    return chosen, np.array(best, dtype=np.float64)
 
 
 def _reason(answer: httpx.Response) -> str:

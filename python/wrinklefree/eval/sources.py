@@ -99,7 +99,7 @@ def _choices(rows: Rows, source: SourceConfig) -> list[ChoiceRecord]:
 def _open(source: SourceConfig, name: str, data: DataPaths) -> tuple[str, Rows]:
     """A task's rows: from a folder that has them, from the files, else from the hub."""
     if data.folders:
-        paths = _split_files(data.folders, name, source.split)
+        paths = split_files(data.folders, name, source.split)
     elif data.files:
         paths = list(data.files)
     else:
@@ -109,8 +109,11 @@ def _open(source: SourceConfig, name: str, data: DataPaths) -> tuple[str, Rows]:
     return place, FileReader(paths, source, shard=Shard())
 
 
-def _split_files(folders: Sequence[Path], name: str, split: str) -> list[Path]:
-    """FOLDER/NAME/SPLIT.jsonl and its like: also FOLDER/glue/NAME, and the hub's SPLIT-00000..."""
+def split_files(folders: Sequence[Path], name: str, split: str) -> list[Path]:
+    """FOLDER/NAME/SPLIT.jsonl and its like: also FOLDER/glue/NAME, and the hub's SPLIT-00000...
+
+    Raises UsageError when no folder has them.
+    """
     for folder in folders:
         for place in (folder / name, folder / "glue" / name):
             if not place.is_dir():

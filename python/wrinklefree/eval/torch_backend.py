@@ -13,6 +13,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
+from wrinklefree.engine.results import Score
 from wrinklefree.errors import UsageError
 from wrinklefree.eval.backend import Answer, Question
 from wrinklefree.models import bit_linears, is_artifact, load_artifact, load_teacher
@@ -56,7 +57,7 @@ class TorchBackend:
         encoded = self._tokenizer(text, add_special_tokens=add_special, verbose=False)
         return list(encoded["input_ids"])
 
-    def score(self, questions: Sequence[Question]) -> list[list[float]]:
+    def score(self, questions: Sequence[Question]) -> list[list[Score]]:
         """The last token of a choice is scored, never read: choices of one token share a row."""
         return [self._score(question) for question in questions]
 
@@ -65,32 +66,43 @@ class TorchBackend:
         array: np.ndarray = _picked(self._logits(ids[:-1], len(ids) - 1), tokens_L[1:]).numpy()
         return array
 
-    def generate(self, prompts: Sequence[list[int]], *, max_tokens: int) -> list[Answer]:
-        return [self._generate(ids, max_tokens) for ids in prompts]
+    def generate(
+        self, prompts: Sequence[list[int]], *, max_tokens: int, stop: Sequence[str] = ()
+    ) -> list[Answer]:
+        return [self._generate(ids, max_tokens, list(stop)) for ids in prompts]
 
-    def _generate(self, prompt: list[int], max_tokens: int) -> Answer:
+    def close(self) -> None:
+        del self._model
+
+    def _generate(self, prompt: list[int], max_tokens: int, stop: list[str]) -> Answer:
         ids_1L = torch.tensor([prompt])
         whole_1L = self._model.generate(
             ids_1L,
             attention_mask=torch.ones_like(ids_1L),
             max_new_tokens=max_tokens,
             do_sample=False,
+            stop_strings=stop or None,
+            tokenizer=self._tokenizer,
         )
         ids = whole_1L[0, len(prompt) :].tolist()
         is_finished = ids[-1] in self._end_ids
         text = self._tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        return Answer(text, is_finished)
+        found = [at for one in stop if (at := text.find(one)) >= 0]
+        return Answer(text[: min(found)], True) if found else Answer(text, is_finished)
 
-    def _score(self, question: Question) -> list[float]:
+    def _score(self, question: Question) -> list[Score]:
         rows: dict[tuple[int, ...], torch.Tensor] = {}
         scores = []
         for choice in question.choices:
             read = tuple(choice[:-1])
             if read not in rows:
                 rows[read] = self._logits([*question.prompt, *read], len(choice))
-            scores.append(float(_picked(rows[read], torch.tensor(choice)).sum()))
+            targets_T = torch.tensor(choice)
+            logprob = float(_picked(rows[read], targets_T).sum())
+            is_greedy = torch.equal(rows[read].argmax(-1), targets_T)
+            scores.append(Score(logprob, len(choice), is_greedy))
         return scores
 
     @torch.inference_mode()
