@@ -171,6 +171,16 @@ class GradientConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = knob(
         "auto", "compute type; auto: bfloat16 autocast where the hardware has it"
     )
+    activation_checkpointing: bool = knob(
+        False, "compute activations again in the backward pass: less memory, same numbers"
+    )
+    compile: bool = knob(False, "torch.compile the layers from the step on where lambda is 1")
+    peak_tflops: float | None = knob(
+        None, "peak that MFU is relative to; default: measured with a matrix product", low=1e-6
+    )
+    shares_every: int = knob(
+        0, "steps between logs of each loss term's share of the gradient; 0: never", low=0
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

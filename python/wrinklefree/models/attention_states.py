@@ -80,6 +80,14 @@ def _attention(blocks: nn.ModuleList, index: int) -> nn.Module:
     return blocks[index].get_submodule("self_attn")
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _show(module: nn.Module, states: AttentionStates) -> None:
+    # Not compiled: the observers are new ones in every step, and code would be made for each.
+    observers: tuple[Observer, ...] = getattr(module, _OBSERVERS, ())
+    for observe in observers:
+        observe(module.layer_idx, states)  # type: ignore[arg-type]
+
+
 def _observed(implementation: str, attention_class: type[nn.Module]) -> str:
     """Name of a registered attention function that shows its inputs, then runs the given one."""
     if implementation.startswith(_PREFIX):
@@ -91,9 +99,7 @@ def _observed(implementation: str, attention_class: type[nn.Module]) -> str:
     def attention(
         module: nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *args: Any, **kw: Any
     ) -> Any:
-        observers: tuple[Observer, ...] = getattr(module, _OBSERVERS, ())
-        for observe in observers:
-            observe(module.layer_idx, AttentionStates(q, k, v))  # type: ignore[arg-type]
+        _show(module, AttentionStates(q, k, v))
         return inner(module, q, k, v, *args, **kw)
 
     name = _PREFIX + implementation

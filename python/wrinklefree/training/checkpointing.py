@@ -31,7 +31,8 @@ RNG = "torch_rng"
 # Settings that may differ between an interrupted run and its continuation.
 FREE_SETTINGS = (
     *("out", "resume", "data.workers"),
-    *("training.eval_every", "training.save_every"),
+    *("training.eval_every", "training.save_every", "training.shares_every"),
+    *("training.activation_checkpointing", "training.peak_tflops"),
 )
 
 

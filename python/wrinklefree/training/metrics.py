@@ -6,6 +6,8 @@ import json
 import logging
 import math
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,6 +38,7 @@ class MetricsLog:
         directory.mkdir(parents=True, exist_ok=True)
         _drop_lines_from(self.path, start_step)
         self._start_step = start_step
+        self._began = time.monotonic()
         self._progress: Progress | None = None
         self._task = TaskID(0)
 
@@ -77,7 +80,13 @@ class MetricsLog:
         if self._progress is not None:
             self._progress.update(self._task, completed=done, summary=summary)
         elif done % math.ceil(self.total_steps / PLAIN_LINES) == 0 or done == self.total_steps:
-            log.info("%s step %d/%d: %s", self.stage, done, self.total_steps, summary)
+            line = "%s step %d/%d: %s eta %s"
+            log.info(line, self.stage, done, self.total_steps, summary, self._eta(done))
+
+    def _eta(self, done: int) -> str:
+        """Time left at the pace so far, as h:mm:ss."""
+        pace = (time.monotonic() - self._began) / (done - self._start_step)
+        return str(timedelta(seconds=round(pace * (self.total_steps - done))))
 
 
 def _drop_lines_from(path: Path, step: int) -> None:

@@ -70,6 +70,12 @@ class Objective:
         """Positions of the logit KL."""
         return batch.is_token_BL if self.kd_everywhere else batch.is_label_BL
 
+    def num_logits(self, counts: Counts) -> int:
+        """Positions of a step that go through the head."""
+        if self.kd_weight > 0 and self.kd_everywhere:
+            return counts.tokens
+        return counts.labels if self.ce_weight > 0 or self.kd_weight > 0 else 0
+
     def terms(
         self, model: PreTrainedModel, batch: Batch, teacher: TeacherOutputs | None, counts: Counts
     ) -> dict[str, torch.Tensor]:

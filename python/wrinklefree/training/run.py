@@ -19,6 +19,7 @@ from wrinklefree.models.surgery import get_lambda, quant_config_of, set_lambda
 from wrinklefree.models.teacher import load_teacher
 from wrinklefree.models.weight_calibration import calibrate_weights_
 from wrinklefree.training import checkpointing
+from wrinklefree.training.compute import check_compiler, checkpoint_activations
 from wrinklefree.training.evaluation import Evaluation
 from wrinklefree.training.inputs import Inputs, num_steps, open_inputs
 from wrinklefree.training.interrupt import StopRequest
@@ -31,6 +32,7 @@ from wrinklefree.training.schedule import lambda_ramp
 from wrinklefree.training.student import Student
 from wrinklefree.training.teacher import Teacher
 from wrinklefree.training.teacher_cache import CachedTeacher
+from wrinklefree.training.throughput import Throughput
 from wrinklefree.training.trainer import Trainer
 from wrinklefree.training.update import build_update
 
@@ -49,6 +51,8 @@ def train(config: RunConfig, student: Student) -> Path:
     assert isinstance(training, GradientConfig)
     progress = checkpointing.find_progress(config, student.parent)
     precision = choose_precision(training)
+    if training.compile:
+        check_compiler(precision.device)
     inputs = open_inputs(
         config.data,
         student.tokenizer,
@@ -71,6 +75,8 @@ def train(config: RunConfig, student: Student) -> Path:
         checkpointing.restore_weights(out, model)
     model.to(precision.device)  # type: ignore[arg-type]
     freeze(model, training.freeze)
+    if training.activation_checkpointing:
+        checkpoint_activations(model)
     objective = build_objective(training, model)
     update = build_update(model, training, total_steps)
     if progress is not None:
@@ -87,6 +93,7 @@ def train(config: RunConfig, student: Student) -> Path:
         update=update,
         ramp=ramp,
         precision=precision,
+        throughput=Throughput(model, objective, precision, training),
         total_steps=total_steps,
         config=training,
         save=output.checkpoint,

@@ -13,16 +13,21 @@ from transformers import PreTrainedModel
 from wrinklefree.configs.config import GradientConfig
 from wrinklefree.data.loader import Batch, Batches
 from wrinklefree.models.surgery import set_lambda
+from wrinklefree.training.compute import compile_layers, drop_compiled
 from wrinklefree.training.evaluation import Evaluation
 from wrinklefree.training.finite import check_loss
+from wrinklefree.training.gradient_shares import gradient_shares
 from wrinklefree.training.interrupt import StopRequest
 from wrinklefree.training.metrics import MetricsLog
 from wrinklefree.training.objective import Objective, TeacherOutputs, count
 from wrinklefree.training.precision import Precision
 from wrinklefree.training.schedule import LambdaRamp
+from wrinklefree.training.throughput import Throughput
 from wrinklefree.training.update import Update
 
 log = logging.getLogger(__name__)
+
+SHOWN = ("loss", "lambda", "lr", "tokens_per_s", "mfu", "data_wait")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class Trainer:
     update: Update
     ramp: LambdaRamp | None
     precision: Precision
+    throughput: Throughput
     total_steps: int
     config: GradientConfig
     save: Callable[[int], None]  # given the number of finished steps
@@ -49,24 +55,28 @@ class Trainer:
         Saves and raises KeyboardInterrupt when stopped.
         """
         self.model.train()
+        compile_step = max(start_step, self.ramp.ramp_steps if self.ramp is not None else 0)
         for step in range(start_step, self.total_steps):
             if self.ramp is not None:
                 set_lambda(self.model, self.ramp.at(step))
-            if self._is_due(step, self.config.eval_every, start_step) or step == 0:
+            is_first = step == start_step
+            if step == 0 or (not is_first and _is_multiple(step, self.config.eval_every)):
                 metrics.write("eval", step, **self.evaluation.measure(self.model))
 
-            if stop.is_set or self._is_due(step, self.config.save_every, start_step):
+            if stop.is_set or (not is_first and _is_multiple(step, self.config.save_every)):
                 self.save(step)
             if stop.is_set:
                 log.info("saved at step %d; the same command continues from there", step)
                 raise KeyboardInterrupt
 
+            if self.config.compile and step == compile_step:
+                compile_layers(self.model)
             values = self._step(step)
 
             metrics.write("train", step, **values)
-            shown = ("loss", "tokens_per_s", "data_wait")
-            metrics.show(step, **{name: values[name] for name in shown})
+            metrics.show(step, **{name: values[name] for name in SHOWN if name in values})
 
+        drop_compiled(self.model)
         if self.ramp is not None:
             set_lambda(self.model, 1.0)
         self.model.train(False)
@@ -82,12 +92,15 @@ class Trainer:
         batches = [batch.to(self.precision.device) for batch in read]
         counts = count(batches)
         sums: dict[str, float] = {}
+        shares: dict[str, float] = {}
         for batch in batches:
             teacher = self.teacher(batch) if self.teacher is not None else None
             with self.precision.autocast(), self.update.watching(batch):
                 terms = self.objective.terms(self.model, batch, teacher, counts)
             loss = torch.stack(list(terms.values())).sum()
             check_loss(loss, self.model, batch, step=step)
+            if not shares and _is_multiple(step, self.config.shares_every):
+                shares = gradient_shares(terms, self.model.parameters())
             loss.backward()  # type: ignore[no-untyped-call]
             for name, term in terms.items():
                 sums[f"loss_{name}"] = sums.get(f"loss_{name}", 0.0) + term.item()
@@ -99,11 +112,13 @@ class Trainer:
             **sums,
             **updated,
             **({"lambda": self.ramp.at(step)} if self.ramp is not None else {}),
+            **shares,
             "labels": counts.labels,
-            "tokens": counts.tokens,
-            "tokens_per_s": counts.tokens / seconds,
+            **self.throughput.values(batches, counts, seconds),
             "data_wait": waited / seconds,
         }
 
-    def _is_due(self, step: int, every: int, start_step: int) -> bool:
-        return every > 0 and step > start_step and step % every == 0
+
+def _is_multiple(step: int, every: int) -> bool:
+    """Whether something that happens `every` so many steps (0: never) happens at this one."""
+    return every > 0 and step % every == 0
