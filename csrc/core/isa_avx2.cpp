@@ -17,6 +17,8 @@ namespace {
 //
 #include "widest_eight.h"
 //
+#include "prefetch.h"
+//
 #include "lut_avx2.h"
 #include "pairs_avx2.h"
 #include "panel_avx2.h"

@@ -20,6 +20,8 @@ inline __m256i dot4(__m256i sums, __m256i codes, __m256i a) {
 //
 #include "widest_eight.h"
 //
+#include "prefetch.h"
+//
 #include "lut_avx2.h"
 #include "pairs_avx2.h"
 #include "panel_avx2.h"

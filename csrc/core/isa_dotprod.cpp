@@ -17,6 +17,8 @@ namespace {
 //
 #include "widest_eight.h"
 //
+#include "prefetch.h"
+//
 #include "lut_neon.h"
 #include "pairs_neon.h"
 #include "panel_neon.h"

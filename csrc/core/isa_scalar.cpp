@@ -15,6 +15,8 @@ namespace {
 //
 #include "widest_eight.h"
 //
+#include "prefetch.h"
+//
 #include "lut_scalar.h"
 #include "pairs_scalar.h"
 #include "tile_scalar.h"

@@ -1,7 +1,7 @@
 // A panel of i8 in AVX2 registers: bytes widened to int16, vpmaddwd with a pair of activations.
 
-constexpr int kPairPanels = 4;      // for one row
-constexpr int kPairChains = 1;      // sums of a panel then
+constexpr int kPairPanels = 1;      // for one row
+constexpr int kPairChains = 4;      // sums of a panel then
 constexpr int kPairTilePanels = 1;  // for four rows
 
 struct PairSums {

@@ -13,7 +13,6 @@ struct PairCodes {
 };
 
 inline PairCodes load_pairs(const std::int8_t* block) {
-  prefetch_ahead(block);
   return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block)))};
 }
 

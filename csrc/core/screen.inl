@@ -100,7 +100,9 @@ inline void i8_tile(const std::int16_t* q, std::int64_t q_stride, const std::int
   PairSums sums[Panels][Rows][Chains] = {};
   const auto add_block = [&](std::int64_t b, int chain) {
     for (int i = 0; i < Panels; ++i) {
-      const PairCodes codes = load_pairs(w + i * panel_bytes + b * i8::kBlockBytes);
+      const std::int8_t* block = w + i * panel_bytes + b * i8::kBlockBytes;
+      prefetch_ahead(block);
+      const PairCodes codes = load_pairs(block);
       for (int r = 0; r < Rows; ++r) {
         add_pairs(sums[i][r][chain], codes, load_pair(q + r * q_stride + b * i8::kColumns));
       }

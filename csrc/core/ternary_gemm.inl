@@ -60,8 +60,8 @@ struct Operands {
   std::int64_t n_end;
 };
 
-// One stretch of the columns of some panels, and what to prefetch for each of its blocks: a part of
-// the panels that come next.
+// One stretch of the columns of some panels, and what to prefetch for each of its blocks: with one
+// row the bytes some way ahead, with more a part of the panels that come next.
 struct Weights {
   const std::uint8_t* bytes;
   std::int64_t panel_bytes;
@@ -180,8 +180,8 @@ inline void compute_row_block(const Operands& op, std::int64_t row_begin, std::i
   const std::int64_t tiles = (row_end - row_begin + Rows - 1) / Rows;
   for (; panel + Panels <= panel_end; panel += Panels) {
     Weights w{op.w + panel * panel_bytes, panel_bytes, blocks};
-    if (Rows > 1) {
-      w.ahead = w.bytes + Panels * panel_bytes;
+    if (Rows > 1 || Panels == 1) {
+      w.ahead = w.bytes + (Rows > 1 ? Panels * panel_bytes : kPrefetchBytes);
       w.ahead_step = Panels * kBlockBytes / tiles;
     }
     for (std::int64_t row = row_begin; row < row_end;

@@ -13,7 +13,6 @@ struct T1Tile {
   static void dot_block(SplitSums<T1Decoder::kParts> (&partial)[Panels][1], const std::uint8_t* w,
                         std::int64_t panel_bytes, const std::int8_t* q, std::int64_t) {
     for (int i = 0; i < Panels; ++i) {
-      prefetch_ahead(w + i * panel_bytes);
       T1Decoder::dot(partial[i][0], _mm512_loadu_si512(w + i * panel_bytes), q);
     }
   }

@@ -70,7 +70,6 @@ struct T2Tile {
   static void dot_block(SplitSums<4> (&partial)[Panels][1], const std::uint8_t* w,
                         std::int64_t panel_bytes, const std::int8_t* q, std::int64_t) {
     for (int i = 0; i < Panels; ++i) {
-      prefetch_ahead(w + i * panel_bytes);
       const __m512i packed = _mm512_loadu_si512(w + i * panel_bytes);
       for (int field = 0; field < 4; ++field) {
         __m512i& sum = partial[i][0].part[field];

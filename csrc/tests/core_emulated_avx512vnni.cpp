@@ -6,10 +6,10 @@ namespace {
 //
 #include "widest_sixteen.h"
 //
-#include "lut_avx2.h"
-#include "lut_avx512.h"
 #include "prefetch.h"
 //
+#include "lut_avx2.h"
+#include "lut_avx512.h"
 #include "pairs_avx512.h"
 #include "tile_avx512vnni.h"
 //
