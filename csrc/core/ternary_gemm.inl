@@ -267,6 +267,7 @@ inline void product_t2(const Operands& op, std::int64_t rows, std::int64_t n_beg
 template <class Output>
 inline void product_t1(const Operands& op, std::int64_t rows, std::int64_t n_begin,
                        const Output& output) {
+  if (rows == 0) return;
   const std::int64_t begin = n_begin / kPanelRows, end = t1::panels(op.n_end);
   if (rows == 1) {
     return compute_row_block<T1Tile, T1, T1Tile::kGemvPanels, 1>(op, 0, 1, begin, end, output);

@@ -73,6 +73,11 @@ TEST_P(TernaryGemm, ManyRowsEqualSingleRows) {
   }
 }
 
+TEST_P(TernaryGemm, NoRowsTouchNothing) {
+  const Problem p = random_problem(1, 70, 129);
+  EXPECT_EQ(integers(p, 0, 0, 0, p.n), std::vector<std::int32_t>());
+}
+
 TEST_P(TernaryGemm, Extremes) {
   for (int activation : {127, -127, -128}) {
     for (int code : {1, -1, 0}) {
