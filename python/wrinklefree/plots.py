@@ -40,15 +40,20 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+def check_installed() -> None:
+    """Raises UsageError without matplotlib."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UsageError('pictures need matplotlib: pip install "wrinklefree[plot]"') from error
+
+
 def check(path: Path) -> None:
     """Whether a picture can be written there, to ask before the work that it shows.
 
     Raises UsageError without matplotlib, for a name that is no .png and for a missing directory.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UsageError('pictures need matplotlib: pip install "wrinklefree[plot]"') from error
+    check_installed()
     if path.suffix != ".png":
         raise UsageError(f"{path} is no .png: pictures are written as PNG")
     if not path.parent.is_dir():

@@ -34,7 +34,8 @@ BASE = (
 # Changed value of each knob. Left out: the stage's name; where the teacher comes from (chain and
 # hub tests); cache_teacher (teacher-cache tests); save_every (resume tests); momentum (optimizer
 # tests); zclip (clipping tests); qk_clip (QK-clip tests); activation_checkpointing and compile
-# (compute tests); peak_tflops (throughput tests); shares_every (gradient-share tests).
+# (compute tests); peak_tflops (throughput tests); shares_every (gradient-share tests); sample_*
+# (sample tests).
 CHANGES = {
     "steps": "5",
     "batch_size": "3",
@@ -70,6 +71,7 @@ ELSEWHERE = {
     *("stage", "teacher", "teacher_revision", "cache_teacher", "save_every", "epochs"),
     *("momentum", "zclip", "zclip_warmup", "qk_clip"),
     *("activation_checkpointing", "compile", "peak_tflops", "shares_every"),
+    *("sample_every", "sample_prompts", "sample_tokens"),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -17,11 +18,20 @@ wf-train training=stage1_subln model.path=base data.path=c.jsonl out=s1
 wf-train training=stage1_9_layerwise model.path=s1 training.teacher=base data.path=c.jsonl out=s19
 wf-train training=stage2_pretrain model.path=s19 data.path=c.jsonl training.lr=2e-4 out=s2
 wf-train training=stage3_distill model.path=s2 training.teacher=sft data.path=t.jsonl out=s3
+wf-train report s3
 """
 
 
 class _TrainCommand(Command):
-    """Adds the groups and keys, read from the schema, to `--help`."""
+    """Adds the groups and keys, read from the schema, to `--help`; knows the verb `report`."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
+        given = sys.argv[1:] if args is None else list(args)
+        if given[:1] == ["report"]:
+            from wrinklefree.cli.train_report import report
+
+            return report.main(given[1:], *more, **{**extra, "prog_name": "wf-train report"})
+        return super().main(given, *more, **extra)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from wrinklefree.configs.build import leaves
@@ -53,6 +63,7 @@ def main(settings: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Run one training stage and leave its artifact at `out`.
 
     An interrupted run (Ctrl-C, SIGTERM) is saved; the same command continues it.
+    `wf-train report RUN` draws what a run did.
     """
     from transformers.utils import logging as transformers_logging
 

@@ -167,6 +167,11 @@ class GradientConfig:
 
     seed: int = knob(0, "seed of the data order and of torch", low=0)
     eval_every: int = knob(100, "steps between evaluations; 0: only first and last", low=0)
+    sample_every: int = knob(0, "steps between texts that the model writes; 0: never", low=0)
+    sample_prompts: tuple[str, ...] = knob(
+        (), "what these texts begin with; default: openings of the data"
+    )
+    sample_tokens: int = knob(32, "tokens of such a text", low=1)
     save_every: int = knob(500, "steps between checkpoints; 0: only when interrupted", low=0)
     dtype: Literal["auto", "float32", "bfloat16"] = knob(
         "auto", "compute type; auto: bfloat16 autocast where the hardware has it"
@@ -199,6 +204,9 @@ class RunConfig:
     training: SublnConfig | GradientConfig
     distributed: DistributedConfig
     out: str = required("directory of the artifact that the run makes")
+    tracking: tuple[Literal["tensorboard", "wandb"], ...] = knob(
+        (), "services that get the metrics too (the extra `track`)"
+    )
     resume: Literal["auto", "never"] = knob("auto", "continue an interrupted run in `out`")
 
 

@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from wrinklefree.training.tracking import Tracker
+
 log = logging.getLogger(__name__)
 
 METRICS_NAME = "metrics.jsonl"
@@ -29,12 +32,22 @@ PLAIN_LINES = 20  # lines of a run that writes to a file or pipe
 
 
 class MetricsLog:
-    """Appends to `directory`/metrics.jsonl; shows a bar on a terminal, else about 20 lines."""
+    """Appends to `directory`/metrics.jsonl and tells the trackers; shows a bar on a terminal, else
+    about 20 lines."""
 
-    def __init__(self, directory: Path, *, stage: str, total_steps: int, start_step: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        stage: str,
+        total_steps: int,
+        start_step: int,
+        trackers: Sequence[Tracker] = (),
+    ) -> None:
         self.path = directory / METRICS_NAME
         self.stage = stage
         self.total_steps = total_steps
+        self.trackers = trackers
         directory.mkdir(parents=True, exist_ok=True)
         _drop_lines_from(self.path, start_step)
         self._start_step = start_step
@@ -66,10 +79,24 @@ class MetricsLog:
     ) -> None:
         if self._progress is not None:
             self._progress.stop()
+        for tracker in self.trackers:
+            tracker.close()
 
     def write(self, kind: str, step: int, **values: float) -> None:
         """Append one object: kind ("train" or "eval"), stage, step and the values."""
-        entry: dict[str, Any] = {"kind": kind, "stage": self.stage, "step": step, **values}
+        self._append({"kind": kind, "stage": self.stage, "step": step, **values})
+        for tracker in self.trackers:
+            tracker.write(kind, step, values)
+
+    def write_samples(self, step: int, samples: list[dict[str, str]]) -> None:
+        """Append one object a text, kind "sample", and show the first to people."""
+        for sample in samples:
+            self._append({"kind": "sample", "stage": self.stage, "step": step, **sample})
+        for tracker in self.trackers:
+            tracker.write_text(step, samples)
+        log.info("step %d writes: %r", step, samples[0]["prompt"] + samples[0]["text"])
+
+    def _append(self, entry: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(entry) + "\n")
 
@@ -99,7 +126,7 @@ def _drop_lines_from(path: Path, step: int) -> None:
             entry = json.loads(line)
         except json.JSONDecodeError:
             continue  # the line that was being written when the run died
-        # A checkpoint is written after the evaluation of its step and before its training.
-        if entry["step"] < step or (entry["step"] == step and entry["kind"] == "eval"):
+        # A checkpoint is written after the evaluation and samples of its step, before its training.
+        if entry["step"] < step or (entry["step"] == step and entry["kind"] != "train"):
             kept.append(line + "\n")
     path.write_text("".join(kept), encoding="utf-8")

@@ -28,11 +28,13 @@ from wrinklefree.training.objective import Objective, build_objective
 from wrinklefree.training.optim import freeze
 from wrinklefree.training.output import Output
 from wrinklefree.training.precision import Precision, choose_precision
+from wrinklefree.training.samples import build_samples
 from wrinklefree.training.schedule import lambda_ramp
 from wrinklefree.training.student import Student
 from wrinklefree.training.teacher import Teacher
 from wrinklefree.training.teacher_cache import CachedTeacher
 from wrinklefree.training.throughput import Throughput
+from wrinklefree.training.tracking import check_installed, open_trackers
 from wrinklefree.training.trainer import Trainer
 from wrinklefree.training.update import build_update
 
@@ -51,6 +53,7 @@ def train(config: RunConfig, student: Student) -> Path:
     assert isinstance(training, GradientConfig)
     progress = checkpointing.find_progress(config, student.parent)
     precision = choose_precision(training)
+    check_installed(config)
     if training.compile:
         check_compiler(precision.device)
     inputs = open_inputs(
@@ -90,6 +93,7 @@ def train(config: RunConfig, student: Student) -> Path:
         teacher=_open_teacher(config, student, objective, inputs, precision),
         loader=inputs.loader,
         evaluation=Evaluation(inputs.rows.evaluation, training.batch_size),
+        samples=build_samples(training, student.tokenizer, inputs.sample),
         update=update,
         ramp=ramp,
         precision=precision,
@@ -103,7 +107,11 @@ def train(config: RunConfig, student: Student) -> Path:
         if progress is not None:
             loader.load_state_dict(progress.loader)
         report = MetricsLog(
-            out, stage=training.stage, total_steps=total_steps, start_step=start_step
+            out,
+            stage=training.stage,
+            total_steps=total_steps,
+            start_step=start_step,
+            trackers=open_trackers(config, start_step),
         )
         with report as metrics, StopRequest() as stop:
             evaluation = trainer.run(metrics, stop, start_step=start_step)

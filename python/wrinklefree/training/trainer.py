@@ -21,6 +21,7 @@ from wrinklefree.training.interrupt import StopRequest
 from wrinklefree.training.metrics import MetricsLog
 from wrinklefree.training.objective import Objective, TeacherOutputs, count
 from wrinklefree.training.precision import Precision
+from wrinklefree.training.samples import Samples
 from wrinklefree.training.schedule import LambdaRamp
 from wrinklefree.training.throughput import Throughput
 from wrinklefree.training.update import Update
@@ -39,6 +40,7 @@ class Trainer:
     teacher: Callable[[Batch], TeacherOutputs] | None
     loader: Batches
     evaluation: Evaluation
+    samples: Samples
     update: Update
     ramp: LambdaRamp | None
     precision: Precision
@@ -62,6 +64,8 @@ class Trainer:
             is_first = step == start_step
             if step == 0 or (not is_first and _is_multiple(step, self.config.eval_every)):
                 metrics.write("eval", step, **self.evaluation.measure(self.model))
+            if (step == 0 or not is_first) and _is_multiple(step, self.config.sample_every):
+                metrics.write_samples(step, self.samples.write(self.model))
 
             if stop.is_set or (not is_first and _is_multiple(step, self.config.save_every)):
                 self.save(step)
@@ -82,6 +86,8 @@ class Trainer:
         self.model.train(False)
         evaluation = self.evaluation.measure(self.model)
         metrics.write("eval", self.total_steps, **evaluation)
+        if self.config.sample_every > 0:
+            metrics.write_samples(self.total_steps, self.samples.write(self.model))
         return evaluation
 
     def _step(self, step: int) -> dict[str, float]:
