@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from wrinklefree.cli.eval import main
+from wrinklefree.models import Manifest, QuantConfig, load_teacher, quantize_, save_artifact
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -67,6 +68,38 @@ def test_the_batch_changes_no_score(stories: Path, data_dir: Path) -> None:
     for model in (stories, stories / "stories260K-f32.gguf"):
         reports = [run(model, *options, "--batch", batch)[1] for batch in (1, 5, 8)]
         assert reports[0] == reports[1] == reports[2]
+
+
+def test_scores_go_into_the_model_card(stories: Path, tmp_path: Path) -> None:
+    model, tokenizer = load_teacher(stories)
+    quantize_(model, QuantConfig(subln="none"))
+    student = tmp_path / "student"
+    save_artifact(model, tokenizer, student, Manifest(stage="test"))
+    task = write_task(tmp_path / "val.jsonl")
+    empty = (student / "README.md").read_text()
+    assert "Not measured yet" in empty
+    cards = []
+    for limit in (3, 2):
+        code, out, _ = run(student, "--tasks", task, "--limit", limit, "--card")
+        assert code == 0
+        cards.append((student / "README.md").read_text())
+        table = [line for line in out.splitlines() if line.startswith("|")]
+        assert len(table) == 4
+        assert "\n".join(table) in cards[-1]
+    assert "Not measured yet" not in cards[0]
+    assert cards[0].count("|Tasks") == cards[1].count("|Tasks") == 1  # replaced, not added
+    assert cards[1].partition("<!-- end")[2] == empty.partition("<!-- end")[2]
+    assert not list(student.glob("*.partial"))
+
+
+def test_a_card_without_a_place_for_scores_is_refused_first(stories: Path, tmp_path: Path) -> None:
+    task = write_task(tmp_path / "val.jsonl")
+    code, _, err = run(stories, "--tasks", task, "--card")
+    assert (code, "README.md does not exist" in err) == (2, True)
+    (tmp_path / "README.md").write_text("# mine")
+    code, _, err = run(tmp_path, "--tasks", task, "--card")
+    assert (code, "for scores to go between" in err) == (1, True)
+    assert (tmp_path / "README.md").read_text() == "# mine"
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,20 @@ def test_the_manifest_tells_how_it_was_made(chain: Chain) -> None:
     assert not (chain["s3"] / "state").exists()
 
 
+def test_every_stage_leaves_a_model_card(chain: Chain, read_metrics: Metrics) -> None:
+    for name, directory in chain.items():
+        card = (directory / "README.md").read_text()
+        assert f"| stage | {read_manifest(directory).stage} |" in card
+        # The chain began with a directory that has only a LICENSE file.
+        assert "license_name: MIT License" in card
+        if name == "s1":  # it has no training loop
+            assert "tokens in this stage" not in card
+        else:
+            tokens = sum(entry["tokens"] for entry in read_metrics(directory))
+            assert f"| tokens in this stage | {tokens:,} |" in card
+    assert f"| teacher | {chain['sft']} |" in (chain["s3"] / "README.md").read_text()
+
+
 def test_the_baseline_has_no_subln(chain: Chain) -> None:
     assert read_manifest(chain["bitnet"]).subln == "none"
     assert not any("sub_norm" in name for name in load_file(chain["bitnet"] / "model.safetensors"))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wrinklefree.eval.outcome import Outcome, Progress, Task
 
 EXAMPLES = """
-wf-eval runs/s3 --tasks sst2,mnli,mnli_mismatch,qnli,rte,mrpc,cola --data glue/ --teacher runs/sft
+wf-eval runs/s3 --tasks sst2,mnli,qnli,rte,mrpc,cola --data glue/ --teacher runs/sft --card
 wf-eval student.gguf --tasks val.jsonl --train train.jsonl --limit 200 --json
 wf-eval http://127.0.0.1:8080 --tasks sst2 --data glue/ --limit 200
 wf-eval student.gguf --tasks ppl --data wiki.test.raw --context 512
@@ -73,6 +73,7 @@ wf-eval runs/sum --tasks cnn_dailymail --data data/ --limit 500 --context 640
     show_default=True,
     help="Questions that are asked at once; changes no score.",
 )
+@click.option("--card", is_flag=True, help="Write the table into the README.md of MODEL.")
 @json_option
 @verbose_option
 @version_option("wf-eval")
@@ -88,6 +89,7 @@ def main(
     backend: str,
     revision: str | None,
     batch: int,
+    card: bool,
     as_json: bool,
 ) -> None:
     """Measure MODEL: an artifact, Hugging Face directory or hub id (torch), a .gguf (engine), or
@@ -110,6 +112,10 @@ def main(
     opened = [
         open_task(name, paths, train=train, limit=limit, max_tokens=max_tokens) for name in names
     ]
+    if card:
+        from wrinklefree.eval.card import add_scores, check_card
+
+        check_card(Path(model))
     settings = _Settings(context, batch, as_json)
     with closing(open_backend(model, backend=backend, revision=revision)) as student:
         outcomes = settings.run(student, opened, model)
@@ -122,6 +128,8 @@ def main(
         pairs = zip(opened, outcomes, others, strict=True)
         results = [TaskReport.of(*three) for three in pairs]
         report = Report(model, student.name, results, teacher, other.name)
+    if card:
+        add_scores(Path(model), report)
     if as_json:
         click.echo(json.dumps(report.to_json()))
         return

@@ -14,6 +14,7 @@ from wrinklefree.convert.safetensors_writer import write_safetensors
 from wrinklefree.convert.to_gguf import Progress, silent
 from wrinklefree.convert.tokenizer_hf import token_ids, write_tokenizer
 from wrinklefree.errors import UsageError
+from wrinklefree.models.card import write_card
 from wrinklefree.models.manifest import MANIFEST_NAME, Manifest
 from wrinklefree.models.quant_config import QuantConfig
 
@@ -28,6 +29,7 @@ def write_hf(source: GgufSource, directory: Path, progress: Progress = silent) -
     write_tokenizer(source.metadata, directory)
     _write_json(directory / "config.json", hf_config(source, kept_float))
     _write_json(directory / "generation_config.json", token_ids(source.metadata))
+    manifest = None
     if source.is_ternary:
         manifest = Manifest(
             stage=str(source.metadata.get("wrinklefree.stage", "imported")),
@@ -39,6 +41,8 @@ def write_hf(source: GgufSource, directory: Path, progress: Progress = silent) -
     write_safetensors(
         directory / "model.safetensors", shapes, _values(source, list(shapes), progress)
     )
+    if manifest is not None:
+        write_card(directory, manifest)
 
 
 def hf_config(source: GgufSource, kept_float: list[str]) -> dict[str, Any]:

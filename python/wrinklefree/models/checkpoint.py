@@ -1,7 +1,7 @@
 """The artifact: the one directory that passes between training, conversion, engine and evaluation.
 
 config.json (with quantization_config), model.safetensors (float32 masters), generation_config.json,
-tokenizer files and wrinklefree.json (see `Manifest`).
+tokenizer files, wrinklefree.json (see `Manifest`) and README.md (see `write_card`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wrinklefree.errors import FormatError, UsageError
+from wrinklefree.models.card import write_card
 from wrinklefree.models.manifest import MANIFEST_NAME, Manifest, read_manifest
 from wrinklefree.models.staging import staged_directory
 from wrinklefree.models.surgery import get_lambda, quant_config_of
@@ -52,7 +53,7 @@ def save_artifact(
     if target.exists() and not is_artifact(target) and not is_empty:
         raise UsageError(f"{path} exists and is not an artifact: remove it or choose another path")
     with staged_directory(target) as staged:
-        write_artifact(model, tokenizer, staged, manifest)
+        write_card(staged, write_artifact(model, tokenizer, staged, manifest))
 
 
 def write_artifact(
@@ -60,8 +61,11 @@ def write_artifact(
     tokenizer: PreTrainedTokenizerBase | None,
     directory: Path,
     manifest: Manifest,
-) -> None:
-    """The files of an artifact, for a caller that stages more beside them (`staged_directory`)."""
+) -> Manifest:
+    """The files of an artifact, for a caller that stages more beside them (`staged_directory`).
+
+    Returns the manifest as written, with what only the model knows.
+    """
     save_file(master_weights(model), directory / WEIGHTS_NAME, metadata={"format": "pt"})
     _write_config(model, directory)
     if model.generation_config is not None:
@@ -73,6 +77,7 @@ def write_artifact(
         manifest = replace(manifest, lam=get_lambda(model), subln=quant.subln)
     text = json.dumps(manifest.to_json(), indent=2, allow_nan=False)
     (directory / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+    return manifest
 
 
 def load_artifact(path: str | Path, *, device: torch.device | str = "cpu") -> Loaded:

@@ -21,11 +21,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wrinklefree.configs.config import RunConfig
 from wrinklefree.errors import FormatError, UsageError
+from wrinklefree.models.card import write_card
 from wrinklefree.models.checkpoint import is_artifact, write_artifact
 from wrinklefree.models.manifest import STATE_DIR, Manifest, read_manifest
 from wrinklefree.models.staging import staged_directory
 from wrinklefree.models.weights import WEIGHTS_NAME
-from wrinklefree.training.metrics import METRICS_NAME
+from wrinklefree.training.metrics import METRICS_NAME, num_tokens
 
 RNG = "torch_rng"
 # Settings that may differ between an interrupted run and its continuation.
@@ -137,10 +138,11 @@ def save_finished(
     tokenizer: PreTrainedTokenizerBase | None,
     manifest: Manifest,
 ) -> None:
-    """Replace `out` by the finished artifact, without `state/`."""
+    """Replace `out` by the finished artifact, with its model card and without `state/`."""
     with staged_directory(out) as staged:
-        write_artifact(model, tokenizer, staged, manifest)
+        written = write_artifact(model, tokenizer, staged, manifest)
         _copy_metrics(out, staged)
+        write_card(staged, written, tokens=num_tokens(staged / METRICS_NAME))
 
 
 def restore_weights(out: Path, model: PreTrainedModel) -> None:

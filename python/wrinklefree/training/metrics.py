@@ -130,3 +130,12 @@ def _drop_lines_from(path: Path, step: int) -> None:
         if entry["step"] < step or (entry["step"] == step and entry["kind"] != "train"):
             kept.append(line + "\n")
     path.write_text("".join(kept), encoding="utf-8")
+
+
+def num_tokens(path: Path) -> int | None:
+    """Tokens that the steps in a metrics.jsonl read; None if no step did, as in stage1_subln."""
+    if not path.is_file():
+        return None
+    entries = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    counts = [entry["tokens"] for entry in entries if entry["kind"] == "train"]
+    return sum(counts) if counts else None
