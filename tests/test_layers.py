@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,15 @@ def test_importing_the_package_is_light() -> None:
     loaded = modules_after("import wrinklefree")
     assert "numpy" not in loaded
     assert modules_after("import wrinklefree.engine") >= {"numpy"}, "the probe sees imports"
+
+
+def test_evaluating_a_file_loads_no_torch(data_dir: Path) -> None:
+    model = data_dir / "stories260k_hf" / "stories260K-f32.gguf"
+    arguments = [str(model), "--tasks", "sst2", "--data", str(data_dir), "--limit", "2", "--json"]
+    code = f"from wrinklefree.cli.eval import main; main({arguments}, standalone_mode=False)"
+    loaded = modules_after(code)
+    assert "wrinklefree" in loaded
+    assert loaded.isdisjoint(HEAVY)
 
 
 def test_importing_the_torch_wing_initialises_no_cuda() -> None:
