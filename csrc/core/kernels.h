@@ -74,6 +74,11 @@ struct KernelTable {
                             std::int64_t k, std::int8_t* q, std::int64_t q_stride, float* scale,
                             std::int32_t* sum) noexcept;
 
+  // The same for a row of a gradient, rounded at random: the mean of scale * q over seeds is x.
+  // Here a = max(absmax, 1e-30).
+  void (*quantize_stochastic)(const float* x, std::int64_t k, std::uint32_t seed, std::int8_t* q,
+                              std::int64_t q_stride, float* scale, std::int32_t* sum) noexcept;
+
   // y[r, j] = float(acc) * (q_scale[r] * w_scale) for the output columns n_begin <= j < n_end,
   // where acc is the exact int32 sum over k of q[r, k] * code[j, k] and w is in the layout that the
   // name ends with. n_begin is a multiple of its panel's rows; n_end is one too, or equals n. y and
@@ -118,6 +123,10 @@ struct KernelTable {
   // around_cache: write results past the caches, for more than they hold.
   void (*fake_quant_act)(const void* x, TrainType type, std::int64_t rows, std::int64_t k,
                          float lambda, bool around_cache, void* out) noexcept;
+  // out = scale * q, rounded once to `type`; out = x, rounded to bfloat16 (half to even).
+  void (*dequantize_s8)(const std::int8_t* q, std::int64_t count, float scale, void* out,
+                        TrainType type) noexcept;
+  void (*round_to_bf16)(const float* x, std::int64_t count, void* out) noexcept;
 
   // y[r, j] = sum over k of x[r, k] * w[j, k] for n_begin <= j < n_end, for dense rows of `type`
   // one after the other (Q8_0 and Q6_K as in GGUF: k is a multiple of their block). In float32, the

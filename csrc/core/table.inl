@@ -3,9 +3,11 @@
 
 #include "act_quant.inl"
 #include "norm.inl"
+#include "stochastic_quant.inl"
 //
 #include "fake_quant.inl"
 //
+#include "convert.inl"
 #include "dense.inl"
 //
 #include "attention.inl"
@@ -19,6 +21,7 @@ constexpr KernelTable make_table(const char* isa) {
   return {
       .isa = isa,
       .quantize_act_int8 = quantize_act_int8,
+      .quantize_stochastic = quantize_stochastic,
       .gemm_s8_t2 = gemm_s8_t2,
       .gemm_s8_t2_i32 = gemm_s8_t2_i32,
       .gemm_s8_t1 = gemm_s8_t1,
@@ -30,6 +33,8 @@ constexpr KernelTable make_table(const char* isa) {
       .ternary_codes = ternary_codes,
       .fake_quant_ternary = fake_quant_ternary,
       .fake_quant_act = fake_quant_act,
+      .dequantize_s8 = dequantize_s8,
+      .round_to_bf16 = round_to_bf16,
       .gemm_f32_dense = gemm_f32_dense,
       .screen_row = screen_row,
       .gemm_s16_i8 = gemm_s16_i8,

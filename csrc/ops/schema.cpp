@@ -21,6 +21,19 @@ STABLE_TORCH_LIBRARY(wrinklefree, m) {
   m.def("fake_quant_ternary(Tensor w, float lam) -> Tensor");
   // x + lam * (Q(x) - x), token by token.
   m.def("fake_quant_act(Tensor x, float lam) -> Tensor");
+  // Training at lambda 1. The t2 bytes of Q(w), in one pass behind the one for the scale.
+  m.def("ternary_pack(Tensor w) -> (Tensor packed, Tensor scale)");
+  // y [..., n] = Q(x) @ W.T + bias in `dtype`, and Q(x): codes int8 [M, padded K], scales [M].
+  m.def(
+      "ternary_linear_codes(Tensor x, Tensor packed, Tensor scale, int n, Tensor? bias,"
+      " ScalarType dtype) -> (Tensor y, Tensor q, Tensor q_scale)");
+  // grad [..., n] @ W for the t2 bytes of W [n, k]: int8 codes of grad, rounded at random.
+  m.def(
+      "ternary_input_grad(Tensor grad, Tensor packed, Tensor scale, int k, int seed,"
+      " ScalarType dtype) -> Tensor");
+  // The numbers behind the codes of k columns, and those behind the codes of w.
+  m.def("dequantize_act(Tensor q, Tensor q_scale, int k, ScalarType dtype) -> Tensor");
+  m.def("round_ternary(Tensor w, Tensor scale, ScalarType dtype) -> Tensor");
   // GPTQ: weights [N, K] as they were when rounded, and codes int8 [N, K]; spread [K, K] is upper.
   m.def(
       "gptq_round(Tensor w, Tensor spread, float threshold, float level)"

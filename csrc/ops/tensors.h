@@ -8,6 +8,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <vector>
 
@@ -92,6 +93,16 @@ struct TrainMatrix {
   std::int64_t element_bytes() const { return type == TrainType::bf16 ? 2 : 4; }
   const char* at(std::int64_t element) const {
     return static_cast<const char*>(tensor.const_data_ptr()) + element * element_bytes();
+  }
+  // A row of k elements as float32; one of bfloat16 is written to `widened`.
+  const float* float_row(std::int64_t row, std::int64_t k, float* widened) const {
+    if (type == TrainType::f32) return reinterpret_cast<const float*>(at(row * k));
+    const auto* halves = reinterpret_cast<const std::uint16_t*>(at(row * k));
+    for (std::int64_t i = 0; i < k; ++i) {
+      const std::uint32_t bits = static_cast<std::uint32_t>(halves[i]) << 16;
+      std::memcpy(widened + i, &bits, sizeof bits);
+    }
+    return widened;
   }
 };
 

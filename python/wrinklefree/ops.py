@@ -159,6 +159,106 @@ def _(x: torch.Tensor, lam: float) -> torch.Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
+def ternary_pack(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The t2 bytes of Q(w), w [N, K], and the scale: what `ternary_linear` takes."""
+    packed, scale = _ops.ternary_pack(w)
+    return packed, scale
+
+
+@torch.library.register_fake("wrinklefree::ternary_pack")
+def _(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return (
+        torch.empty((_size_bytes("t2", *w.shape),), dtype=torch.uint8, device=w.device),
+        torch.empty((), dtype=torch.float32, device=w.device),
+    )
+
+
+def ternary_linear_codes(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    scale: torch.Tensor,
+    n: int,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`ternary_linear` of t2 bytes with y in float32 or bfloat16, and what backward needs of x.
+
+    That is its codes int8 [M, K and padding] and their scales float32 [M]. No gradient.
+    """
+    y, q, q_scale = _ops.ternary_linear_codes(x, packed, scale, n, bias, dtype)
+    return y, q, q_scale
+
+
+@torch.library.register_fake("wrinklefree::ternary_linear_codes")
+def _(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    scale: torch.Tensor,
+    n: int,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rows, k = x.numel() // x.shape[-1], x.shape[-1]
+    stride = (k + 19) // 20 * 20  # act_stride in csrc/core/kernels.h
+    return (
+        torch.empty((*x.shape[:-1], n), dtype=dtype, device=x.device),
+        torch.empty((rows, (stride + 63) // 64 * 64), dtype=torch.int8, device=x.device),
+        torch.empty((rows,), dtype=torch.float32, device=x.device),
+    )
+
+
+def ternary_input_grad(
+    grad: torch.Tensor,
+    packed: torch.Tensor,
+    scale: torch.Tensor,
+    k: int,
+    seed: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """grad [..., n] @ Q(W), [..., k] in float32 or bfloat16, for the t2 bytes of Q(W) [n, k].
+
+    Each row of grad becomes int8 codes, rounded at random: the mean over seeds is the product.
+    """
+    product: torch.Tensor = _ops.ternary_input_grad(grad, packed, scale, k, seed, dtype)
+    return product
+
+
+@torch.library.register_fake("wrinklefree::ternary_input_grad")
+def _(
+    grad: torch.Tensor,
+    packed: torch.Tensor,
+    scale: torch.Tensor,
+    k: int,
+    seed: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    return torch.empty((*grad.shape[:-1], k), dtype=dtype, device=grad.device)
+
+
+def dequantize_act(
+    q: torch.Tensor, q_scale: torch.Tensor, k: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """q_scale * q of the first k columns, [M, k] in float32 or bfloat16."""
+    x: torch.Tensor = _ops.dequantize_act(q, q_scale, k, dtype)
+    return x
+
+
+@torch.library.register_fake("wrinklefree::dequantize_act")
+def _(q: torch.Tensor, q_scale: torch.Tensor, k: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty((q.shape[0], k), dtype=dtype, device=q.device)
+
+
+def round_ternary(w: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """scale * code of every weight, [N, K] in float32 or bfloat16, for a scale that is known."""
+    rounded: torch.Tensor = _ops.round_ternary(w, scale, dtype)
+    return rounded
+
+
+@torch.library.register_fake("wrinklefree::round_ternary")
+def _(w: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(w.shape, dtype=dtype, device=w.device)
+
+
 def gptq_round(
     w: torch.Tensor, spread: torch.Tensor, threshold: float, level: float
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -43,6 +43,19 @@ def ternary_linear(
     return (y if bias is None else y + bias.float()).to(x.dtype)
 
 
+def dequantize_act(
+    q: torch.Tensor, q_scale: torch.Tensor, k: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """q_scale * q of the first k columns."""
+    return (q[:, :k].to(torch.float32) * q_scale[:, None]).to(dtype)
+
+
+def round_ternary(w: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """scale * clamp(rint(w * (1 / scale)), -1, 1)."""
+    codes = torch.clamp(torch.round(w.float() * (1.0 / scale)), -1, 1)
+    return (codes * scale).to(dtype)
+
+
 def fake_quant_ternary(w: torch.Tensor, lam: float) -> torch.Tensor:
     """w + lam * (Q(w) - w), in float32 and rounded once to the type of w."""
     codes, scale = ternary_quantize(w)

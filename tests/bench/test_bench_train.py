@@ -24,7 +24,7 @@ def test_the_command_prints_one_object() -> None:
     assert result.returncode == 0, result.stderr
     figures = json.loads(result.stdout)
     assert figures["batch"] * figures["length"] == 4
-    for variant in ("plain_bf16", "qat", "qat_ramp", "qat_eager"):
+    for variant in ("plain_bf16", "qat", "qat_int8_grad", "qat_ramp", "qat_eager"):
         assert figures[f"{variant}_tok_s"] > 0
     # 28.3M of the embedding and 3.5M of the layer, each with a gradient and two moments.
     assert figures["peak_rss_mib"] > 4 * 31.8e6 * 4 / 2**20
@@ -42,7 +42,7 @@ def test_variants_share_parameters_and_ternary_ones_agree() -> None:
     assert all(id(p) in shared for model in models.values() for p in model.parameters())
 
 
-@pytest.mark.parametrize("variant", ["plain_bf16", "qat", "qat_ramp", "qat_eager"])
+@pytest.mark.parametrize("variant", ["plain_bf16", "qat", "qat_int8_grad", "qat_ramp", "qat_eager"])
 def test_a_step_updates_every_parameter(variant: str) -> None:
     model = train._variants(TINY)[variant]
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}

@@ -158,8 +158,12 @@ def test_exports_with_a_dynamic_batch(lam: float) -> None:
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(layer, (torch.randn(4, 23),), dynamic_shapes=({0: batch},))
     names = {str(node.target) for node in program.graph.nodes}
-    quantizers = {"wrinklefree.fake_quant_act.default", "wrinklefree.fake_quant_ternary.default"}
-    assert quantizers <= names if lam > 0 else not quantizers & names
+    ours = {
+        0.0: set(),
+        0.5: {"wrinklefree.fake_quant_act.default", "wrinklefree.fake_quant_ternary.default"},
+        1.0: {"wrinklefree.ternary_pack.default", "wrinklefree.ternary_linear_codes.default"},
+    }
+    assert {name for name in names if name.startswith("wrinklefree.")} == ours[lam]
     for rows in (1, 9):
         x = torch.randn(rows, 23)
         torch.testing.assert_close(program.module()(x), layer(x), atol=1e-6, rtol=1e-6)

@@ -32,5 +32,20 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         "ternary_matmul_int32": [(q, packed, 7), (q, t1, 7, "t1"), (q, lut, 7, "lut")],
         "fake_quant_ternary": [(w.clone().requires_grad_(), 0.5), (w, 1.0)],
         "fake_quant_act": [(x.clone().requires_grad_(), 0.5), (x, 1.0)],
+        "ternary_pack": [(w,), (w[:1].to(torch.bfloat16),)],
+        "ternary_linear_codes": [
+            (x, packed, scale, 7, None, torch.float32),
+            (x[0].to(torch.bfloat16), packed, scale, 7, torch.randn(7), torch.bfloat16),
+            (x.reshape(5, 1, 33), packed, scale, 7, None, torch.bfloat16),
+        ],
+        "ternary_input_grad": [
+            (torch.randn(5, 7), packed, scale, 33, 1, torch.float32),
+            (torch.randn(5, 7).to(torch.bfloat16), packed, scale, 33, 2, torch.bfloat16),
+        ],
+        "dequantize_act": [
+            (q, torch.rand(3), 30, torch.float32),
+            (q, torch.rand(3), 33, torch.bfloat16),
+        ],
+        "round_ternary": [(w, scale, torch.float32), (w, scale, torch.bfloat16)],
         "gptq_round": [(w, spread, 0.6, 1.2), (w[:1], spread, 0.6, 1.2)],
     }

@@ -92,4 +92,25 @@ static inline bool unpack_row(const std::uint8_t* packed, std::int64_t row, std:
   return bad == 0;
 }
 
+// Block [i, j] of the n x k matrix becomes block [j, i] of the k x n one.
+static inline void transpose_block(const std::uint8_t* from, std::uint8_t* to) {
+  std::uint32_t rows[kRows];  // the bytes of a row: its columns c, 4 + c, 8 + c, 12 + c
+  __builtin_memcpy(rows, from, sizeof rows);
+  for (int p = 0; p < 4; ++p) {
+    // Of column 4p + c, byte c holds the rows r, 4 + r, 8 + r, 12 + r: byte r of its own row.
+    std::uint32_t fields[4];
+    for (int r = 0; r < 4; ++r) {
+      fields[r] = 0;
+      for (int high = 0; high < 4; ++high) {
+        fields[r] |= (rows[4 * high + r] >> (2 * p) & 0x03030303u) << (2 * high);
+      }
+    }
+    for (int c = 0; c < 4; ++c) {
+      std::uint32_t row = 0;
+      for (int r = 0; r < 4; ++r) row |= (fields[r] >> (8 * c) & 0xffu) << (8 * r);
+      __builtin_memcpy(to + (4 * p + c) * 4, &row, 4);
+    }
+  }
+}
+
 }  // namespace wf::t2

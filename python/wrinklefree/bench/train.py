@@ -19,7 +19,7 @@ from wrinklefree.bench.eager_bitlinear import use_eager_
 from wrinklefree.bench.shapes import Model
 from wrinklefree.data.loader import Batch
 from wrinklefree.models.quant_config import QuantConfig
-from wrinklefree.models.surgery import quantize_, set_lambda
+from wrinklefree.models.surgery import quantize_, set_int8_grad, set_lambda
 from wrinklefree.training.forward import decode, head_input
 from wrinklefree.training.head_loss import head_losses
 
@@ -45,8 +45,9 @@ def bench_train(plan: TrainPlan) -> dict[str, Any]:
     All variants are one model with the same parameters, optimizer (fused AdamW), attention, head
     loss, batch and bfloat16 autocast, nothing compiled; a step is forward, backward, clipping and
     update, as the trainer does it. They differ in the linear layers alone: `plain_bf16` has
-    torch's, `qat` those of the package at lambda 1 and `qat_ramp` at lambda 0.5, `qat_eager` the
-    same quantizers as eager torch; all but `plain_bf16` have SubLN norms.
+    torch's, `qat` those of the package at lambda 1, `qat_int8_grad` with int8 input gradients too,
+    `qat_ramp` at lambda 0.5, `qat_eager` the same quantizers as eager torch; all but `plain_bf16`
+    have SubLN norms.
     `*_over_plain` is the median of the time of a step over that of the plain one of its round.
     """
     torch.set_num_threads(plan.threads)
@@ -107,10 +108,17 @@ def _variants(shape: Model) -> dict[str, PreTrainedModel]:
     plain = LlamaForCausalLM(config).train()
     ternary = _with_shared_parameters(plain)
     quantize_(ternary, QuantConfig())
-    ramp, eager = _with_shared_parameters(ternary), _with_shared_parameters(ternary)
+    int8_grad, ramp, eager = (_with_shared_parameters(ternary) for _ in range(3))
+    set_int8_grad(int8_grad, True)
     set_lambda(ramp, RAMP_LAMBDA)
     use_eager_(eager)
-    return {"plain_bf16": plain, "qat": ternary, "qat_ramp": ramp, "qat_eager": eager}
+    return {
+        "plain_bf16": plain,
+        "qat": ternary,
+        "qat_int8_grad": int8_grad,
+        "qat_ramp": ramp,
+        "qat_eager": eager,
+    }
 
 
 def _with_shared_parameters(model: LlamaForCausalLM) -> LlamaForCausalLM:

@@ -12,6 +12,7 @@ from torch import nn
 from wrinklefree import ops
 from wrinklefree.models.blend import Blend
 from wrinklefree.models.subln import SubLN
+from wrinklefree.models.ternary_product import has_ternary_product, ternary_product
 
 MIN_SCALE = 1e-5
 
@@ -21,7 +22,7 @@ class BitLinear(nn.Linear):
 
     The stored weight is the float32 master; `ternary()` and `scale` are what is deployed. Both
     quantizers are straight-through: their gradient is that of the identity. lambda = 0 is exactly
-    nn.Linear, lambda = 1 the deployed numbers.
+    nn.Linear, lambda = 1 the deployed numbers, on a CPU from the deployed integer products.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class BitLinear(nn.Linear):
         # reference, which a hook's closure would not.
         self._input_norm: tuple[SubLN, ...] = ()
         self._held_NK: torch.Tensor | None = None
+        self._held_packed: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, blend: Blend) -> BitLinear:
@@ -67,6 +69,14 @@ class BitLinear(nn.Linear):
         lam = self.blend.lam
         if lam == 0.0:
             return F.linear(x_BLK, self.weight, self.bias)
+        if lam == 1.0 and has_ternary_product(x_BLK, self.weight):
+            return ternary_product(
+                x_BLK,
+                self.weight,
+                self.bias,
+                packed=self._held_packed,
+                int8_grad=self.blend.int8_grad,
+            )
         w_NK = self._held_NK if self._held_NK is not None else self._quantized(lam)
         return F.linear(ops.fake_quant_act(x_BLK, lam), w_NK, self.bias)
 
@@ -76,12 +86,15 @@ class BitLinear(nn.Linear):
     @torch.no_grad()
     def hold_weight(self) -> None:
         """Quantize the weight now and no more, until `release_weight`."""
-        if self.blend.lam > 0.0:
-            self._held_NK = self._quantized(self.blend.lam)
+        lam = self.blend.lam
+        if lam == 1.0 and has_ternary_product(self.weight, self.weight):
+            self._held_packed = ops.ternary_pack(self.weight)
+        elif lam > 0.0:
+            self._held_NK = self._quantized(lam)
 
     def release_weight(self) -> None:
         """Quantize the weight in every forward pass again."""
-        self._held_NK = None
+        self._held_NK = self._held_packed = None
 
     @property
     def scale(self) -> float:

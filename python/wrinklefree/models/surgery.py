@@ -80,6 +80,11 @@ def set_lambda(model: PreTrainedModel, lam: float) -> None:
     model.config.quantization_config["lambda"] = float(lam)
 
 
+def set_int8_grad(model: PreTrainedModel, is_on: bool) -> None:
+    """Whether gradients pass the ternary layers as int8 codes once lambda is 1 (on a CPU)."""
+    _blend(model).int8_grad = is_on
+
+
 def quant_config_of(model: PreTrainedModel) -> QuantConfig | None:
     """Configuration a quantized model was made with, lambda up to date; None for a float model."""
     fields = getattr(model.config, "quantization_config", None)

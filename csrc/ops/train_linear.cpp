@@ -1,0 +1,228 @@
+// The ternary linear layer of training at lambda 1: the product of the codes themselves, from
+// float32 master weights, and the operands of its straight-through backward.
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "layout/t2.h"
+#include "tensors.h"
+
+namespace wf::ops {
+namespace {
+
+std::tuple<Tensor, Tensor> ternary_pack(const Tensor& w_in) {
+  STD_TORCH_CHECK(w_in.dim() == 2 && w_in.numel() > 0,
+                  "ternary_pack: expected a weight [N, K] that is not empty");
+  const Tensor w = as_float(w_in);
+  const std::int64_t n = w.size(0), k = w.size(1);
+  const float scale = absmean(TrainMatrix(w), n, k);
+  const KernelTable& table = kernels();
+  const float* from = w.const_data_ptr<float>();
+  Tensor packed = empty({t2::size_bytes(n, k)}, ScalarType::Byte);
+  auto* to = packed.mutable_data_ptr<std::uint8_t>();
+  parallel(n, kGrainElements / k, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<std::int8_t> codes(static_cast<std::size_t>(k));
+    for (std::int64_t row = begin; row < end; ++row) {
+      table.ternary_codes(from + row * k, k, scale, codes.data());
+      t2::pack_row(codes.data(), row, k, to);
+    }
+  });
+  t2::pack_padding_rows(n, k, to);
+  Tensor scale_out = empty({}, ScalarType::Float);
+  *scale_out.mutable_data_ptr<float>() = scale;
+  return {packed, scale_out};
+}
+
+TrainType train_type(ScalarType dtype, const char* op) {
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::BFloat16, op,
+                  ": dtype must be float32 or bfloat16");
+  return dtype == ScalarType::Float ? TrainType::f32 : TrainType::bf16;
+}
+
+// Rows of int8 codes with the padding that a product wants, their scales and their sums.
+struct CodedRows {
+  std::int64_t rows, k, stride;
+  Tensor codes, scales;
+  std::vector<std::int32_t> sums;
+
+  CodedRows(std::int64_t rows_in, std::int64_t k_in)
+      : rows(rows_in),
+        k(k_in),
+        stride(act_stride(k)),
+        codes(empty({rows, stride}, ScalarType::Char)),
+        scales(empty({rows}, ScalarType::Float)),
+        sums(static_cast<std::size_t>(rows)) {}
+
+  // Calls quantize(values, row, q, scale, sum) for every row of x.
+  template <class Quantize>
+  void fill(const TrainMatrix& x, const Quantize& quantize) {
+    auto* q = codes.mutable_data_ptr<std::int8_t>();
+    auto* scale = scales.mutable_data_ptr<float>();
+    parallel(rows, kGrainElements / k, [&](std::int64_t begin, std::int64_t end) {
+      std::vector<float> widened(x.type == TrainType::bf16 ? static_cast<std::size_t>(k) : 0);
+      for (std::int64_t row = begin; row < end; ++row) {
+        quantize(x.float_row(row, k, widened.data()), row, q + row * stride, scale + row,
+                 sums.data() + row);
+      }
+    });
+  }
+};
+
+// Rows whose float32 results wait in a second-level cache to be rounded.
+constexpr std::int64_t kRoundedRows = 128;
+
+// y [rows, n] = x @ W.T + bias for a t2 matrix W [n, k]; a null bias is none.
+void multiply(const CodedRows& x, const Tensor& packed, const Tensor& w_scale_in, std::int64_t n,
+              const float* bias, TrainType type, void* y) {
+  const KernelTable& table = kernels();
+  const float w_scale = *as_float(w_scale_in).const_data_ptr<float>();
+  const auto* w = packed.const_data_ptr<std::uint8_t>();
+  const auto* q = x.codes.const_data_ptr<std::int8_t>();
+  const auto* q_scale = x.scales.const_data_ptr<float>();
+  const std::int64_t work = std::max<std::int64_t>(1, x.rows * x.k * t2::kRows);
+  parallel(t2::panels(n), kGrainElements / work, [&](std::int64_t first, std::int64_t last) {
+    const std::int64_t begin = first * t2::kRows, end = std::min(n, last * t2::kRows);
+    const auto product = [&](std::int64_t row, std::int64_t count, float* out,
+                             std::int64_t out_stride) {
+      table.gemm_s8_t2(q + row * x.stride, x.stride, q_scale + row, x.sums.data() + row, count, w,
+                       w_scale, x.k, begin, end, out, out_stride);
+      for (std::int64_t i = 0; bias != nullptr && i < count; ++i) {
+        for (std::int64_t j = begin; j < end; ++j) out[i * out_stride + j] += bias[j];
+      }
+    };
+    if (type == TrainType::f32) return product(0, x.rows, static_cast<float*>(y), n);
+    // All n columns wide, so that column `begin` of the product is column `begin` here.
+    std::vector<float> exact(static_cast<std::size_t>(std::min(x.rows, kRoundedRows) * n));
+    for (std::int64_t row = 0; row < x.rows; row += kRoundedRows) {
+      const std::int64_t count = std::min(kRoundedRows, x.rows - row);
+      product(row, count, exact.data(), n);
+      for (std::int64_t i = 0; i < count; ++i) {
+        table.round_to_bf16(exact.data() + i * n + begin, end - begin,
+                            static_cast<std::uint16_t*>(y) + (row + i) * n + begin);
+      }
+    }
+  });
+}
+
+void check_packed(const Tensor& packed, const Tensor& scale, std::int64_t n, std::int64_t k,
+                  const char* op) {
+  STD_TORCH_CHECK(n >= 1 && k >= 1 && packed.scalar_type() == ScalarType::Byte &&
+                      packed.is_contiguous() && packed.numel() == t2::size_bytes(n, k),
+                  op, ": packed must be a t2 matrix of ", n, " x ", k);
+  STD_TORCH_CHECK(scale.numel() == 1, op, ": scale must be one number");
+}
+
+std::tuple<Tensor, Tensor, Tensor> ternary_linear_codes(const Tensor& x_in, const Tensor& packed,
+                                                        const Tensor& scale, std::int64_t n,
+                                                        const std::optional<Tensor>& bias_in,
+                                                        ScalarType dtype) {
+  const char* op = "ternary_linear_codes";
+  const auto [rows, k] = rows_of(x_in, op);
+  const TrainType type = train_type(dtype, op);
+  check_packed(packed, scale, n, k, op);
+  STD_TORCH_CHECK(!bias_in || bias_in->numel() == n, op, ": bias must have ", n, " elements");
+  const std::optional<Tensor> bias =
+      bias_in ? std::optional<Tensor>(as_float(*bias_in)) : std::nullopt;
+  CodedRows x(rows, k);
+  const KernelTable& table = kernels();
+  x.fill(TrainMatrix(x_in),
+         [&](const float* from, std::int64_t, std::int8_t* q, float* q_scale, std::int32_t* sum) {
+           table.quantize_act_int8(from, x.k, 1, x.k, q, x.stride, q_scale, sum);
+         });
+  auto shape = shape_of(x_in);
+  shape.back() = n;
+  Tensor y = empty(shape, dtype);
+  multiply(x, packed, scale, n, bias ? bias->const_data_ptr<float>() : nullptr, type,
+           y.mutable_data_ptr());
+  return {y, x.codes, x.scales};
+}
+
+Tensor ternary_input_grad(const Tensor& grad_in, const Tensor& packed, const Tensor& scale,
+                          std::int64_t k, std::int64_t seed, ScalarType dtype) {
+  const char* op = "ternary_input_grad";
+  const auto [rows, n] = rows_of(grad_in, op);
+  const TrainType type = train_type(dtype, op);
+  check_packed(packed, scale, n, k, op);
+  Tensor transposed = empty({packed.numel()}, ScalarType::Byte);
+  const auto* from = packed.const_data_ptr<std::uint8_t>();
+  auto* to = transposed.mutable_data_ptr<std::uint8_t>();
+  const std::int64_t down = t2::panels(n), across = t2::blocks(k);
+  parallel(across, kGrainElements / (down * 256), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t j = begin; j < end; ++j) {
+      for (std::int64_t i = 0; i < down; ++i) {
+        t2::transpose_block(from + (i * across + j) * t2::kBlockBytes,
+                            to + (j * down + i) * t2::kBlockBytes);
+      }
+    }
+  });
+  CodedRows grad(rows, n);
+  const KernelTable& table = kernels();
+  const auto first_seed = static_cast<std::uint32_t>(seed);
+  grad.fill(TrainMatrix(grad_in), [&](const float* values, std::int64_t row, std::int8_t* q,
+                                      float* q_scale, std::int32_t* sum) {
+    // Seeds of one call lie apart by an odd constant, so that rows share no stretch of numbers.
+    const std::uint32_t row_seed = first_seed + static_cast<std::uint32_t>(row) * 0x9e3779b9u;
+    table.quantize_stochastic(values, grad.k, row_seed, q, grad.stride, q_scale, sum);
+  });
+  auto shape = shape_of(grad_in);
+  shape.back() = k;
+  Tensor out = empty(shape, dtype);
+  multiply(grad, transposed, scale, k, nullptr, type, out.mutable_data_ptr());
+  return out;
+}
+
+Tensor dequantize_act(const Tensor& codes_in, const Tensor& scales_in, std::int64_t k,
+                      ScalarType dtype) {
+  const TrainType type = train_type(dtype, "dequantize_act");
+  STD_TORCH_CHECK(codes_in.dim() == 2 && codes_in.scalar_type() == ScalarType::Char &&
+                      scales_in.scalar_type() == ScalarType::Float && k >= 1 &&
+                      k <= codes_in.size(1) && scales_in.numel() == codes_in.size(0),
+                  "dequantize_act: expected int8 codes [M, >= ", k, "] and float32 scales [M]");
+  const Tensor codes = as_contiguous(codes_in), scales = as_contiguous(scales_in);
+  const std::int64_t rows = codes.size(0), stride = codes.size(1);
+  const auto* q = codes.const_data_ptr<std::int8_t>();
+  const auto* scale = scales.const_data_ptr<float>();
+  Tensor out = empty({rows, k}, dtype);
+  auto* to = static_cast<char*>(out.mutable_data_ptr());
+  const std::int64_t row_bytes = k * (type == TrainType::bf16 ? 2 : 4);
+  const KernelTable& table = kernels();
+  parallel(rows, kGrainElements / k, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      table.dequantize_s8(q + row * stride, k, scale[row], to + row * row_bytes, type);
+    }
+  });
+  return out;
+}
+
+Tensor round_ternary(const Tensor& w_in, const Tensor& scale_in, ScalarType dtype) {
+  const TrainType type = train_type(dtype, "round_ternary");
+  STD_TORCH_CHECK(w_in.dim() == 2 && w_in.numel() > 0 && scale_in.numel() == 1,
+                  "round_ternary: expected a weight [N, K] that is not empty and its scale");
+  const Tensor w = as_float(w_in);
+  const std::int64_t n = w.size(0), k = w.size(1);
+  const float scale = *as_float(scale_in).const_data_ptr<float>();
+  const float* from = w.const_data_ptr<float>();
+  Tensor out = empty({n, k}, dtype);
+  auto* to = static_cast<char*>(out.mutable_data_ptr());
+  const std::int64_t row_bytes = k * (type == TrainType::bf16 ? 2 : 4);
+  const KernelTable& table = kernels();
+  parallel(n, kGrainElements / k, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<std::int8_t> codes(static_cast<std::size_t>(k));
+    for (std::int64_t row = begin; row < end; ++row) {
+      table.ternary_codes(from + row * k, k, scale, codes.data());
+      table.dequantize_s8(codes.data(), k, scale, to + row * row_bytes, type);
+    }
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace wf::ops
+
+STABLE_TORCH_LIBRARY_IMPL(wrinklefree, CPU, m) {
+  m.impl("ternary_pack", TORCH_BOX(&wf::ops::ternary_pack));
+  m.impl("ternary_linear_codes", TORCH_BOX(&wf::ops::ternary_linear_codes));
+  m.impl("ternary_input_grad", TORCH_BOX(&wf::ops::ternary_input_grad));
+  m.impl("dequantize_act", TORCH_BOX(&wf::ops::dequantize_act));
+  m.impl("round_ternary", TORCH_BOX(&wf::ops::round_ternary));
+}
