@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -82,6 +83,8 @@ def main(settings: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     from wrinklefree.training.stages import run_stage
 
     out = run_stage(config)
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first of torchrun's processes speaks for all
     manifest = read_manifest(out)
     # The long entries stay in wrinklefree.json.
     metrics = {k: v for k, v in manifest.metrics.items() if k not in ("continuity", "subln_errors")}

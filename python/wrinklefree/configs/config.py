@@ -192,7 +192,9 @@ class GradientConfig:
 class DistributedConfig:
     """How many processes train together."""
 
-    kind: Literal["single"] = knob("single", "one process")
+    kind: Literal["single", "ddp"] = knob(
+        "single", "one process; ddp: those of torchrun, each with a whole copy of the model"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

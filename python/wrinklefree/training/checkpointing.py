@@ -31,7 +31,7 @@ from wrinklefree.training.metrics import METRICS_NAME, num_tokens
 RNG = "torch_rng"
 # Settings that may differ between an interrupted run and its continuation.
 FREE_SETTINGS = (
-    *("out", "resume", "tracking", "data.workers"),
+    *("out", "resume", "tracking", "data.workers", "distributed.kind"),
     *("training.eval_every", "training.save_every", "training.shares_every"),
     *("training.sample_every", "training.sample_prompts", "training.sample_tokens"),
     *("training.activation_checkpointing", "training.peak_tflops"),

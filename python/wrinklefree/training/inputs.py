@@ -12,10 +12,13 @@ from transformers import PreTrainedTokenizerBase
 from wrinklefree.configs.config import DataConfig, GradientConfig
 from wrinklefree.data.loader import Batches, Loader
 from wrinklefree.data.packing import TokenRows, tokenize
+from wrinklefree.data.readers import Shard
 from wrinklefree.data.sources import is_hub, read_records
 from wrinklefree.data.stream import StreamLoader
 from wrinklefree.errors import UsageError
 from wrinklefree.training.continuity import PROBE_ROWS
+from wrinklefree.training.dealing import deal
+from wrinklefree.training.distributed import World
 
 log = logging.getLogger(__name__)
 
@@ -53,21 +56,24 @@ def open_inputs(
     batch_size: int,
     seed: int,
     num_sample: int = 0,
+    world: World = World(),  # noqa: B008 (frozen)
 ) -> Inputs:
-    """Loader, rows and a sample of `num_sample` rows or more (enough for the continuity probe).
+    """Loader of this process's batches, rows, and a sample of `num_sample` rows or more (enough
+    for the continuity probe).
 
     Raises UsageError or FormatError for data that cannot be read.
     """
     rows = load_rows(config, tokenizer)
     if rows.train is not None:
-        loader = Loader(rows.train, batch_size=batch_size, seed=seed)
+        loader = deal(Loader(rows.train, batch_size=batch_size, seed=seed), world)
         return Inputs(loader, rows, rows.train)
     # A stream of its own, so that the sample takes nothing from the training.
     first = StreamLoader(replace(config, workers=0), tokenizer, batch_size=1, seed=seed)
     with contextlib.closing(first):
         sample = first.take(max(num_sample, PROBE_ROWS))
-    stream = StreamLoader(config, tokenizer, batch_size=batch_size, seed=seed)
-    return Inputs(stream, rows, sample)
+    shard = Shard(world.rank, world.size)
+    stream = StreamLoader(config, tokenizer, batch_size=batch_size, seed=seed, shard=shard)
+    return Inputs(deal(stream, world), rows, sample)
 
 
 def load_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> Rows:

@@ -43,20 +43,24 @@ class MetricsLog:
         total_steps: int,
         start_step: int,
         trackers: Sequence[Tracker] = (),
+        is_main: bool = True,
     ) -> None:
+        """Of several processes one is main; the others' logs write and show nothing."""
+        self.is_main = is_main
         self.path = directory / METRICS_NAME
         self.stage = stage
         self.total_steps = total_steps
         self.trackers = trackers
-        directory.mkdir(parents=True, exist_ok=True)
-        _drop_lines_from(self.path, start_step)
+        if is_main:
+            directory.mkdir(parents=True, exist_ok=True)
+            _drop_lines_from(self.path, start_step)
         self._start_step = start_step
         self._began = time.monotonic()
         self._progress: Progress | None = None
         self._task = TaskID(0)
 
     def __enter__(self) -> MetricsLog:
-        if sys.stderr.isatty():
+        if self.is_main and sys.stderr.isatty():
             self._progress = Progress(
                 TextColumn(self.stage),
                 BarColumn(),
@@ -97,6 +101,8 @@ class MetricsLog:
         log.info("step %d writes: %r", step, samples[0]["prompt"] + samples[0]["text"])
 
     def _append(self, entry: dict[str, Any]) -> None:
+        if not self.is_main:
+            return
         with self.path.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(entry) + "\n")
 

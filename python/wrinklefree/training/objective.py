@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from wrinklefree.configs.config import GradientConfig
 from wrinklefree.data.loader import Batch
 from wrinklefree.errors import UsageError
+from wrinklefree.training.distributed import World
 from wrinklefree.training.forward import QKV, decode, head_input
 from wrinklefree.training.head_loss import HeadInput, head_losses
 from wrinklefree.training.losses import (
@@ -23,18 +24,23 @@ from wrinklefree.training.losses import (
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Valid positions of one optimizer step, over all its batches: the loss denominators."""
+    """Valid positions of one optimizer step, over its batches in all processes: the loss
+    denominators."""
 
     labels: int
     tokens: int
 
 
-def count(batches: Iterable[Batch]) -> Counts:
+def count(
+    batches: Iterable[Batch],
+    world: World = World(),  # noqa: B008 (frozen)
+) -> Counts:
     """Count before any forward pass. A step without a label counts 1, so that its loss is 0."""
     labels = tokens = 0
     for batch in batches:
         labels += int(batch.is_label_BL.sum())
         tokens += int(batch.is_token_BL.sum())
+    labels, tokens = (int(total) for total in world.sum([labels, tokens]))
     return Counts(max(labels, 1), max(tokens, 1))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from wrinklefree.data.loader import Batches
 from wrinklefree.data.packing import TokenRows
 from wrinklefree.models.manifest import Manifest
 from wrinklefree.training import checkpointing, continuity
+from wrinklefree.training.distributed import World
 from wrinklefree.training.student import Student
 from wrinklefree.training.update import Update
 
@@ -25,6 +26,7 @@ class Output:
     sample: TokenRows  # its first rows are what continuity is measured on
     update: Update
     total_steps: int
+    world: World
 
     @property
     def directory(self) -> Path:
@@ -32,25 +34,31 @@ class Output:
         return Path(self.config.out)
 
     def checkpoint(self, step: int) -> None:
-        """Save the state after `step` finished steps."""
-        checkpointing.save_checkpoint(
-            self.directory,
-            self.student.model,
-            self.student.tokenizer,
-            self._manifest(step),
-            self.update.optimizers,
-            checkpointing.Progress(step, self.loader.state_dict(), self.update.state_dict()),
-        )
+        """Save the state after `step` finished steps. All processes must call it together."""
+        manifest = self._manifest(step)
+        progress = checkpointing.Progress(step, manifest.data_position, self.update.state_dict())
+        if self.world.is_main:
+            checkpointing.save_checkpoint(
+                self.directory,
+                self.student.model,
+                self.student.tokenizer,
+                manifest,
+                self.update.optimizers,
+                progress,
+            )
+        self.world.wait()
 
     def finish(self, evaluation: dict[str, float]) -> None:
-        """Save the finished artifact with its evaluation and continuity record."""
+        """Save the finished artifact with its evaluation and continuity record. All processes must
+        call it together."""
         model = self.student.model
-        model.cpu()  # the next stage verifies there
-        record = continuity.record(model, continuity.probe_tokens(self.sample))
-        manifest = self._manifest(
-            self.total_steps, evaluation=evaluation, **{continuity.METRIC: record}
-        )
-        checkpointing.save_finished(self.directory, model, self.student.tokenizer, manifest)
+        manifest = self._manifest(self.total_steps, evaluation=evaluation)
+        if self.world.is_main:
+            model.cpu()  # the next stage verifies there
+            record = continuity.record(model, continuity.probe_tokens(self.sample))
+            manifest = replace(manifest, metrics={**manifest.metrics, continuity.METRIC: record})
+            checkpointing.save_finished(self.directory, model, self.student.tokenizer, manifest)
+        self.world.wait()
 
     def _manifest(self, step: int, **metrics: Any) -> Manifest:
         return Manifest(

@@ -22,14 +22,21 @@ from wrinklefree.data.loader import Batch
 from wrinklefree.errors import UsageError
 from wrinklefree.models.attention_states import AttentionStates, observe_attention
 from wrinklefree.models.decoder import decoder_layers
+from wrinklefree.training.distributed import World
 
 
 class QKClip:
     """Watches the forward passes of a step, then rescales. Raises UsageError for q/k norms, whose
     gains, not the projections, decide how large logits are."""
 
-    def __init__(self, model: PreTrainedModel, threshold: float) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        threshold: float,
+        world: World = World(),  # noqa: B008 (frozen)
+    ) -> None:
         self.model = model
+        self.world = world
         self.threshold = threshold
         self._attentions = [layer.get_submodule("self_attn") for layer in decoder_layers(model)]
         if hasattr(self._attentions[0], "q_norm"):
@@ -62,6 +69,7 @@ class QKClip:
     def apply(self) -> float:
         """Rescale the heads above the threshold and forget; the largest logit that was seen."""
         largest = 0.0
+        self.world.keep_largest(self._largest_H[layer] for layer in sorted(self._largest_H))
         for layer, largest_H in self._largest_H.items():
             largest = max(largest, float(largest_H.max()))
             factor_H = (self.threshold / largest_H.clamp(min=self.threshold)).clamp(max=1.0)

@@ -20,6 +20,7 @@ from wrinklefree.models.teacher import load_teacher
 from wrinklefree.models.weight_calibration import calibrate_weights_
 from wrinklefree.training import checkpointing
 from wrinklefree.training.compute import check_compiler, checkpoint_activations
+from wrinklefree.training.distributed import current_world
 from wrinklefree.training.evaluation import Evaluation
 from wrinklefree.training.inputs import Inputs, num_steps, open_inputs
 from wrinklefree.training.interrupt import StopRequest
@@ -51,7 +52,9 @@ def train(config: RunConfig, student: Student) -> Path:
     """
     training = config.training
     assert isinstance(training, GradientConfig)
+    world = current_world()
     progress = checkpointing.find_progress(config, student.parent)
+    world.wait()  # nobody may write before all have looked
     precision = choose_precision(training)
     check_installed(config)
     if training.compile:
@@ -62,6 +65,7 @@ def train(config: RunConfig, student: Student) -> Path:
         batch_size=training.batch_size,
         seed=training.seed,
         num_sample=training.calibration_rows,
+        world=world,
     )
     total_steps = num_steps(training, inputs.rows.train)
     torch.manual_seed(training.seed)
@@ -70,23 +74,24 @@ def train(config: RunConfig, student: Student) -> Path:
     is_ternary = quant_config_of(model) is not None
     if training.calibration_rows > 0:
         set_lambda(model, 1.0)
-        if progress is None:
+        if progress is None and world.is_main:
             _calibrate_weights(model, training, inputs.sample)
     ramp = lambda_ramp(training, total_steps, start=get_lambda(model)) if is_ternary else None
     if progress is not None:
         log.info("continuing %s at step %d of %d", out, progress.step, total_steps)
         checkpointing.restore_weights(out, model)
     model.to(precision.device)  # type: ignore[arg-type]
+    world.copy_from_main(model.parameters())
     freeze(model, training.freeze)
     if training.activation_checkpointing:
         checkpoint_activations(model)
     objective = build_objective(training, model)
-    update = build_update(model, training, total_steps)
+    update = build_update(model, training, total_steps, world)
     if progress is not None:
         checkpointing.restore_optimizers(out, model, update.optimizers)
         update.load_state_dict(progress.update)
 
-    output = Output(config, student, inputs.loader, inputs.sample, update, total_steps)
+    output = Output(config, student, inputs.loader, inputs.sample, update, total_steps, world)
     trainer = Trainer(
         model=model,
         objective=objective,
@@ -101,6 +106,7 @@ def train(config: RunConfig, student: Student) -> Path:
         total_steps=total_steps,
         config=training,
         save=output.checkpoint,
+        world=world,
     )
     start_step = progress.step if progress is not None else 0
     with contextlib.closing(inputs.loader) as loader:
@@ -111,7 +117,8 @@ def train(config: RunConfig, student: Student) -> Path:
             stage=training.stage,
             total_steps=total_steps,
             start_step=start_step,
-            trackers=open_trackers(config, start_step),
+            trackers=open_trackers(config, start_step) if world.is_main else (),
+            is_main=world.is_main,
         )
         with report as metrics, StopRequest() as stop:
             evaluation = trainer.run(metrics, stop, start_step=start_step)
@@ -162,6 +169,8 @@ def _open_teacher(
             "training.cache_teacher=true keeps outputs of rows that come again; streamed rows do "
             "not: set it to false, or data.streaming=false for one source that fits in memory"
         )
-    cached = CachedTeacher(teacher, inputs.rows.train, Path(config.out).parent / TEACHER_CACHE_DIR)
+    directory = Path(config.out).parent / TEACHER_CACHE_DIR
+    with current_world().main_first():
+        cached = CachedTeacher(teacher, inputs.rows.train, directory)
     log.info("teacher outputs are kept in %s", cached.directory)
     return cached

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-from wrinklefree.configs.config import RunConfig
+from wrinklefree.configs.config import RunConfig, SublnConfig
 from wrinklefree.errors import UsageError
 from wrinklefree.training import (
     bitnet_sft,
@@ -18,6 +17,7 @@ from wrinklefree.training import (
     stage3_distill,
 )
 from wrinklefree.training.checkpointing import is_finished
+from wrinklefree.training.distributed import open_world
 from wrinklefree.training.student import parent_hash
 
 log = logging.getLogger(__name__)
@@ -34,13 +34,15 @@ STAGES: dict[str, Callable[[RunConfig], Path]] = {
 
 def run_stage(config: RunConfig) -> Path:
     """Run the stage, or return at once when `out` already holds its result."""
-    world_size = os.environ.get("WORLD_SIZE", "1")
-    if world_size != "1":
+    if config.distributed.kind != "single" and isinstance(config.training, SublnConfig):
         raise UsageError(
-            f"WORLD_SIZE={world_size}: distributed={config.distributed.kind} trains in one "
-            "process; start wf-train without torchrun"
+            f"training={config.training.stage} has nothing to divide among processes; start it "
+            "with distributed=single and without torchrun"
         )
-    if is_finished(config, parent_hash(config.model)):
-        log.info("%s is finished already; nothing to do", config.out)
-        return Path(config.out)
-    return STAGES[config.training.stage](config)
+    with open_world(config.distributed) as world:
+        is_done = is_finished(config, parent_hash(config.model))
+        world.wait()  # nobody may write before all have looked
+        if is_done:
+            log.info("%s is finished already; nothing to do", config.out)
+            return Path(config.out)
+        return STAGES[config.training.stage](config)

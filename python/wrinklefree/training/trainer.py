@@ -14,12 +14,13 @@ from wrinklefree.configs.config import GradientConfig
 from wrinklefree.data.loader import Batch, Batches
 from wrinklefree.models.surgery import set_lambda
 from wrinklefree.training.compute import compile_layers, drop_compiled
+from wrinklefree.training.distributed import World
 from wrinklefree.training.evaluation import Evaluation
-from wrinklefree.training.finite import check_loss
+from wrinklefree.training.finite import NonFiniteError, check_loss
 from wrinklefree.training.gradient_shares import gradient_shares
 from wrinklefree.training.interrupt import StopRequest
 from wrinklefree.training.metrics import MetricsLog
-from wrinklefree.training.objective import Objective, TeacherOutputs, count
+from wrinklefree.training.objective import Counts, Objective, TeacherOutputs, count
 from wrinklefree.training.precision import Precision
 from wrinklefree.training.samples import Samples
 from wrinklefree.training.schedule import LambdaRamp
@@ -48,6 +49,7 @@ class Trainer:
     total_steps: int
     config: GradientConfig
     save: Callable[[int], None]  # given the number of finished steps
+    world: World
 
     def run(
         self, metrics: MetricsLog, stop: StopRequest, *, start_step: int = 0
@@ -57,25 +59,27 @@ class Trainer:
         Saves and raises KeyboardInterrupt when stopped.
         """
         self.model.train()
+        micro_batches = self.world.share(self.config.accumulation)
         compile_step = max(start_step, self.ramp.ramp_steps if self.ramp is not None else 0)
         for step in range(start_step, self.total_steps):
             if self.ramp is not None:
                 set_lambda(self.model, self.ramp.at(step))
             is_first = step == start_step
             if step == 0 or (not is_first and _is_multiple(step, self.config.eval_every)):
-                metrics.write("eval", step, **self.evaluation.measure(self.model))
+                self._evaluate(metrics, step)
             if (step == 0 or not is_first) and _is_multiple(step, self.config.sample_every):
-                metrics.write_samples(step, self.samples.write(self.model))
+                self._write_samples(metrics, step)
 
-            if stop.is_set or (not is_first and _is_multiple(step, self.config.save_every)):
+            is_stopped = self.world.any(stop.is_set)
+            if is_stopped or (not is_first and _is_multiple(step, self.config.save_every)):
                 self.save(step)
-            if stop.is_set:
+            if is_stopped:
                 log.info("saved at step %d; the same command continues from there", step)
                 raise KeyboardInterrupt
 
             if self.config.compile and step == compile_step:
                 compile_layers(self.model)
-            values = self._step(step)
+            values = self._step(step, micro_batches)
 
             metrics.write("train", step, **values)
             metrics.show(step, **{name: values[name] for name in SHOWN if name in values})
@@ -84,32 +88,35 @@ class Trainer:
         if self.ramp is not None:
             set_lambda(self.model, 1.0)
         self.model.train(False)
-        evaluation = self.evaluation.measure(self.model)
-        metrics.write("eval", self.total_steps, **evaluation)
+        evaluation = self._evaluate(metrics, self.total_steps)
         if self.config.sample_every > 0:
-            metrics.write_samples(self.total_steps, self.samples.write(self.model))
+            self._write_samples(metrics, self.total_steps)
         return evaluation
 
-    def _step(self, step: int) -> dict[str, float]:
-        """One optimizer step; returns what to log. Raises NonFiniteError before weights change."""
+    def _evaluate(self, metrics: MetricsLog, step: int) -> dict[str, float]:
+        evaluation = self.evaluation.measure(self.model) if self.world.is_main else {}
+        metrics.write("eval", step, **evaluation)
+        return evaluation
+
+    def _write_samples(self, metrics: MetricsLog, step: int) -> None:
+        if self.world.is_main:
+            metrics.write_samples(step, self.samples.write(self.model))
+
+    def _step(self, step: int, micro_batches: int) -> dict[str, float]:
+        """One optimizer step; returns what to log. Raises NonFiniteError, in all processes, before
+        weights change."""
         began = time.perf_counter()
-        read = [next(self.loader) for _ in range(self.config.accumulation)]
+        read = [next(self.loader) for _ in range(micro_batches)]
         waited = time.perf_counter() - began
         batches = [batch.to(self.precision.device) for batch in read]
-        counts = count(batches)
-        sums: dict[str, float] = {}
-        shares: dict[str, float] = {}
-        for batch in batches:
-            teacher = self.teacher(batch) if self.teacher is not None else None
-            with self.precision.autocast(), self.update.watching(batch):
-                terms = self.objective.terms(self.model, batch, teacher, counts)
-            loss = torch.stack(list(terms.values())).sum()
-            check_loss(loss, self.model, batch, step=step)
-            if not shares and _is_multiple(step, self.config.shares_every):
-                shares = gradient_shares(terms, self.model.parameters())
-            loss.backward()  # type: ignore[no-untyped-call]
-            for name, term in terms.items():
-                sums[f"loss_{name}"] = sums.get(f"loss_{name}", 0.0) + term.item()
+        counts = count(batches, self.world)
+        try:
+            sums, shares = self._accumulate(step, batches, counts)
+        except NonFiniteError as error:
+            self.world.raise_together(error)
+            raise
+        self.world.raise_together(None)
+        sums = dict(zip(sums, self.world.sum(sums.values()), strict=True))
 
         updated = self.update.apply(step)
         seconds = time.perf_counter() - began
@@ -123,6 +130,25 @@ class Trainer:
             **self.throughput.values(batches, counts, seconds),
             "data_wait": waited / seconds,
         }
+
+    def _accumulate(
+        self, step: int, batches: list[Batch], counts: Counts
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Gradients of these batches; their loss terms, and each term's share of the gradient."""
+        sums: dict[str, float] = {}
+        shares: dict[str, float] = {}
+        for batch in batches:
+            teacher = self.teacher(batch) if self.teacher is not None else None
+            with self.precision.autocast(), self.update.watching(batch):
+                terms = self.objective.terms(self.model, batch, teacher, counts)
+            loss = torch.stack(list(terms.values())).sum()
+            check_loss(loss, self.model, batch, step=step)
+            if not shares and _is_multiple(step, self.config.shares_every):
+                shares = gradient_shares(terms, self.model.parameters())
+            loss.backward()  # type: ignore[no-untyped-call]
+            for name, term in terms.items():
+                sums[f"loss_{name}"] = sums.get(f"loss_{name}", 0.0) + term.item()
+        return sums, shares
 
 
 def _is_multiple(step: int, every: int) -> bool:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from wrinklefree.configs.config import GradientConfig
 from wrinklefree.data.loader import Batch
 from wrinklefree.training.clipping import Clipper, gradient_norm
+from wrinklefree.training.distributed import World
 from wrinklefree.training.finite import check_gradients
 from wrinklefree.training.optim import build_optimizers, set_rates
 from wrinklefree.training.qk_clip import QKClip
@@ -34,6 +35,7 @@ class Update:
     weight_decay: WeightDecay
     clipper: Clipper
     qk_clip: QKClip | None
+    world: World
 
     def watching(self, batch: Batch) -> contextlib.AbstractContextManager[None]:
         """The context of the student's forward pass."""
@@ -44,6 +46,7 @@ class Update:
 
         Raises NonFiniteError before anything has changed.
         """
+        self.world.sum_gradients(self.model.parameters())
         norm = gradient_norm(self.model.parameters())
         check_gradients(norm, self.model, step=step)
         limit = self.clipper.clip(self.model.parameters(), norm)
@@ -66,7 +69,9 @@ class Update:
         self.clipper.load_state_dict(state)
 
 
-def build_update(model: PreTrainedModel, config: GradientConfig, total_steps: int) -> Update:
+def build_update(
+    model: PreTrainedModel, config: GradientConfig, total_steps: int, world: World
+) -> Update:
     """The update of a run. Raises UsageError for settings that do not fit the model."""
     return Update(
         model=model,
@@ -74,5 +79,6 @@ def build_update(model: PreTrainedModel, config: GradientConfig, total_steps: in
         learning_rate=learning_rate(config, total_steps),
         weight_decay=weight_decay(config, total_steps),
         clipper=Clipper(config),
-        qk_clip=QKClip(model, config.qk_clip) if config.qk_clip > 0 else None,
+        qk_clip=QKClip(model, config.qk_clip, world) if config.qk_clip > 0 else None,
+        world=world,
     )
