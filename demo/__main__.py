@@ -101,7 +101,9 @@ def train_steps(settings: recipe.Recipe, teacher: str) -> list[Step]:
 
     sft_teacher = "training.teacher=runs/sft"
     return [
-        train("teacher learns the task", "sft", teacher, "sft", *choices, loop=settings.sft),
+        train(
+            "teacher learns the task", "teacher_sft", teacher, "sft", *choices, loop=settings.sft
+        ),
         train(
             *("norms and quantizers go in", "stage1_subln", "runs/sft", "s1", *text),
             loop=settings.calibration,

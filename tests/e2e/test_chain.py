@@ -1,7 +1,7 @@
 """The product from end to end: a real tiny model through every command, as a user types them.
 
-float model -> wf-train (sft, stages 1 to 3) -> wf-convert to GGUF and back -> wf-serve. After every
-hand-over two programs or two files must give the same logits.
+float model -> wf-train (teacher_sft, stages 1 to 3) -> wf-convert to GGUF and back -> wf-serve.
+After every hand-over two programs or two files must give the same logits.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def paths(data_dir: Path, story: str, tmp_path_factory: pytest.TempPathFactory) 
             *more,
         )
 
-    stage("sft", "teacher", "sft", "task")
+    stage("teacher_sft", "teacher", "sft", "task")
     stage("stage1_subln", "teacher", "s1", "corpus")
     stage("stage1_9_layerwise", "s1", "s19", "corpus", f"training.teacher={teacher}")
     stage("stage2_pretrain", "s19", "s2", "corpus")
@@ -190,12 +190,12 @@ def refusal(command: click.Command, code: int, *arguments: object) -> str:
 def test_mistakes_are_one_line(paths: Paths, tmp_path: Path) -> None:
     out, nothing = tmp_path / "out", tmp_path / "nothing"
     data = (f"data.path={paths['corpus']}", f"out={out}")
-    line = refusal(train.main, 2, "training=sft", f"model.path={nothing}", *data)
+    line = refusal(train.main, 2, "training=teacher_sft", f"model.path={nothing}", *data)
     assert "nothing" in line
     assert "nothing" in refusal(convert.main, 2, nothing, tmp_path / "out.gguf")
     assert "nothing" in refusal(serve.main, 2, nothing, "--port", "0")
     wrong = (f"model.path={paths['teacher']}", *data, "training.stepps=1")
-    assert "training.steps" in refusal(train.main, 2, "training=sft", *wrong)
+    assert "training.steps" in refusal(train.main, 2, "training=teacher_sft", *wrong)
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(paths["gguf"].read_bytes()[:-1000])
     refusal(convert.main, 1, cut, out, "--to", "hf")

@@ -121,7 +121,7 @@ def chain(
     task = (f"data.path={choices}", "data.format=choice", "data.max_length=96")
     common = ("training.steps=16", "training.eval_every=8")
     made = {name: root / name for name in ("sft", "bitnet", "s1", "s19", "s2", "s3")}
-    run("sft", made["sft"], f"model.path={stories}", *task, *common, "training.lr=1e-3")
+    run("teacher_sft", made["sft"], f"model.path={stories}", *task, *common, "training.lr=1e-3")
     run("bitnet_sft", made["bitnet"], f"model.path={stories}", *task, *common, "training.lr=1e-3")
     run("stage1_subln", made["s1"], f"model.path={stories}", *text)
     run(

@@ -126,7 +126,7 @@ def test_stages_refuse_the_wrong_kind_of_model(
         with pytest.raises(UsageError, match="needs the artifact of training=stage1_subln"):
             run("stage2_pretrain", out, f"model.path={path}", data)
     with pytest.raises(UsageError, match="ternary"):
-        run("sft", out, f"model.path={chain['s3']}", data)
+        run("teacher_sft", out, f"model.path={chain['s3']}", data)
     with pytest.raises(UsageError, match=r"training\.teacher=DIR"):
         run("stage3_distill", out, f"model.path={chain['s2']}", data, "training.split_heads=8")
     assert not out.exists()

@@ -48,7 +48,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
 
 def test_a_run_prints_its_summary(stories: str, corpus: str, tmp_path: Path) -> None:
     result = invoke(
-        "training=sft",
+        "training=teacher_sft",
         f"model.path={stories}",
         f"data.path={corpus}",
         "data.max_length=32",
@@ -58,7 +58,7 @@ def test_a_run_prints_its_summary(stories: str, corpus: str, tmp_path: Path) -> 
     )
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout)
-    assert summary["stage"] == "sft"
+    assert summary["stage"] == "teacher_sft"
     assert summary["metrics"]["steps"] == 2
     assert (tmp_path / "o" / "model.safetensors").is_file()
 
@@ -67,8 +67,8 @@ def test_a_run_prints_its_summary(stories: str, corpus: str, tmp_path: Path) -> 
     ("arguments", "words"),
     [
         (("training=stage9",), "allowed are"),
-        (("training=sft", "traning.lr=1"), "did you mean"),
-        (("training=sft", "model.path=/nowhere", "data.path=x", "out=o"), "/nowhere"),
+        (("training=teacher_sft", "traning.lr=1"), "did you mean"),
+        (("training=teacher_sft", "model.path=/nowhere", "data.path=x", "out=o"), "/nowhere"),
         (("--dry-rn",), "did you mean '--dry-run'"),
         ((), "name the stage"),
     ],
@@ -87,7 +87,7 @@ def test_torchrun_is_refused_by_name(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = invoke(
-        "training=sft", f"model.path={stories}", f"data.path={corpus}", f"out={tmp_path}/o"
+        "training=teacher_sft", f"model.path={stories}", f"data.path={corpus}", f"out={tmp_path}/o"
     )
     assert result.exit_code == 2
     assert "distributed=single" in result.stderr

@@ -122,7 +122,7 @@ def test_the_knobs_reach_the_run(
 ) -> None:
     def limits(name: str, *settings: str) -> list[float]:
         model = (f"model.path={random_models['llama']}", f"data.path={corpus}")
-        out = run("sft", tmp_path / name, *model, "training.steps=6", *settings)
+        out = run("teacher_sft", tmp_path / name, *model, "training.steps=6", *settings)
         return [entry["grad_limit"] for entry in read_metrics(out)]
 
     high = "training.max_grad_norm=1000"

@@ -112,7 +112,7 @@ def test_missing_settings_are_named() -> None:
     with pytest.raises(UsageError, match="name the stage"):
         compose_run(["model.path=m"])
     with pytest.raises(UsageError, match=r"model\.path is missing"):
-        compose_run(["training=sft", "data.path=d", "out=o"])
+        compose_run(["training=teacher_sft", "data.path=d", "out=o"])
 
 
 def test_no_dead_knob() -> None:

@@ -54,7 +54,7 @@ def test_the_run_is_the_same_with_them(
             assert [e[name] for e in measured] == [e[name] for e in plain]
         return measured
 
-    alone = both("sft", f"model.path={base}", data, "training.steps=3", "resume=never")
+    alone = both("teacher_sft", f"model.path={base}", data, "training.steps=3", "resume=never")
     assert alone[2]["grad_share_ce"] == 1.0
     measured = both("stage3_distill", *given, "resume=never")
     names = [{key for key in e if key.startswith("grad_share_")} for e in measured]

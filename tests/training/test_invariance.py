@@ -25,6 +25,7 @@ OBJECTIVE = Objective(
     gamma=1000.0,
     relation_layers=(1, 3),
     split_heads=8,
+    relation_normalisation="bitdistill",
     layerwise_weight=0.5,
     layer_weights=(1.0,) * 5,
 )

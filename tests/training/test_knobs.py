@@ -61,6 +61,7 @@ CHANGES = {
     "gamma": "20",
     "relation_layers": "[0]",
     "split_heads": "2",
+    "relation_normalisation": "mean",
     "layerwise_weight": "1",
     "layer_weighting": "late",
     "seed": "7",
@@ -129,8 +130,8 @@ def test_epochs_decide_the_steps(
         f"data.path={corpus}",
         "training.batch_size=64",
     )
-    one = run("sft", tmp_path / "one", *given, "training.epochs=1")
-    two = run("sft", tmp_path / "two", *given, "training.epochs=2")
+    one = run("teacher_sft", tmp_path / "one", *given, "training.epochs=1")
+    two = run("teacher_sft", tmp_path / "two", *given, "training.epochs=2")
     steps = [load_artifact(out).manifest.metrics["total_steps"] for out in (one, two)]
     assert steps[1] == 2 * steps[0] > 0
 

@@ -27,10 +27,20 @@ def states(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return tuple(torch.randn(4, h, 7, n, generator=generator) for h, n in sizes)  # type: ignore[return-value]
 
 
-def relation(student: tuple[torch.Tensor, ...], teacher: tuple[torch.Tensor, ...]) -> torch.Tensor:
+def relation(
+    student: tuple[torch.Tensor, ...],
+    teacher: tuple[torch.Tensor, ...],
+    normalisation: str = "bitdistill",
+) -> torch.Tensor:
     count = int((DOCUMENTS >= 0).sum())
     return attention_relation(
-        student, teacher, DOCUMENTS, split_heads=SPLIT_HEADS, num_layers=2, count=count
+        student,
+        teacher,
+        DOCUMENTS,
+        split_heads=SPLIT_HEADS,
+        normalisation=normalisation,
+        num_layers=2,
+        count=count,
     )
 
 
@@ -58,6 +68,12 @@ def test_relation_equals_the_reference() -> None:
     assert float(relation(student, teacher)) == pytest.approx(
         reference_relation(student, teacher), rel=1e-5
     )
+
+
+def test_the_mean_is_not_divided_by_the_heads_once_more() -> None:
+    student, teacher = states(0), states(1)
+    mean = float(relation(student, teacher, "mean"))
+    assert mean == pytest.approx(SPLIT_HEADS * reference_relation(student, teacher), rel=1e-5)
 
 
 def test_relation_of_equal_states_is_zero() -> None:

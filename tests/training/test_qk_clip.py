@@ -138,8 +138,8 @@ def test_the_knob_reaches_the_run(
     """The step after a clip starts from other weights; the step before does not."""
     given = (f"model.path={random_models['llama']}", f"data.path={corpus}", "training.steps=2")
     small = ("training.accumulation=2", "training.qk_clip=1e-3")
-    runs = [run("sft", tmp_path / "free", *given, "training.accumulation=2")]
-    runs.append(run("sft", tmp_path / "clipped", *given, *small))
+    runs = [run("teacher_sft", tmp_path / "free", *given, "training.accumulation=2")]
+    runs.append(run("teacher_sft", tmp_path / "clipped", *given, *small))
     (free, clipped) = (read_metrics(out) for out in runs)
     assert clipped[0]["loss"] == free[0]["loss"]
     assert clipped[1]["loss"] != free[1]["loss"]

@@ -59,9 +59,8 @@ def test_a_student(student: Path) -> None:
 
 
 def test_a_teacher_has_no_codes(run: Run, stories: str, corpus: str, tmp_path: Path) -> None:
-    out = run(
-        "sft", tmp_path / "sft", f"model.path={stories}", f"data.path={corpus}", "training.steps=1"
-    )
+    given = (f"model.path={stories}", f"data.path={corpus}", "training.steps=1")
+    out = run("teacher_sft", tmp_path / "sft", *given)
     assert report(out, "--out", tmp_path / "r").exit_code == 0
     assert {path.name for path in (tmp_path / "r").iterdir()} == {
         *("report.md", "report.html", "loss.png", "rates.png", "gradient.png", "latent.png")

@@ -234,5 +234,5 @@ def test_other_content_at_out_is_left_alone(
 ) -> None:
     (tmp_path / "letter.txt").write_text("dear diary")
     with pytest.raises(UsageError, match="not an artifact"):
-        run("sft", tmp_path, f"model.path={random_models['llama']}", f"data.path={corpus}")
+        run("teacher_sft", tmp_path, f"model.path={random_models['llama']}", f"data.path={corpus}")
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]

@@ -78,6 +78,7 @@ def test_a_larger_teacher_is_compared_at_the_same_depth(
         theirs,
         batch.documents_BL,
         split_heads=4,
+        normalisation="bitdistill",
         num_layers=1,
         count=counts.tokens,
     )

@@ -31,6 +31,7 @@ def make_teacher(
         gamma=gamma,
         relation_layers=(2, 4),
         split_heads=8,
+        relation_normalisation="bitdistill",
         layerwise_weight=layerwise,
         layer_weights=(1.0,) * 5,
     )

@@ -100,9 +100,9 @@ def test_the_peak_is_logged(
 ) -> None:
     caplog.set_level("INFO")
     given = (f"model.path={random_models['llama']}", f"data.path={corpus}", "training.steps=1")
-    measured = run("sft", tmp_path / "a", *given)
+    measured = run("teacher_sft", tmp_path / "a", *given)
     assert "TFLOP/s (measured, " in caplog.text
-    out = run("sft", tmp_path / "b", *given, "training.peak_tflops=1e-3")
+    out = run("teacher_sft", tmp_path / "b", *given, "training.peak_tflops=1e-3")
     assert "relative to 0.001 TFLOP/s (as given by training.peak_tflops)" in caplog.text
     assert "eta 0:00:00" in caplog.text
     assert read_metrics(out)[0]["mfu"] > read_metrics(measured)[0]["mfu"] > 0

@@ -29,7 +29,7 @@ def test_a_missing_package_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UsageError, match=r'pip install "wrinklefree\[track\]"'):
-        run("sft", tmp_path / "o", *given, f"tracking=[{name}]")
+        run("teacher_sft", tmp_path / "o", *given, f"tracking=[{name}]")
     assert not (tmp_path / "o").exists()
 
 
@@ -40,7 +40,7 @@ def test_tensorboard_reads_what_was_logged(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     save = "training.save_every=2"  # a checkpoint replaces `out`, not the event files
-    out = run("sft", tmp_path / "o", *given, save, "tracking=[tensorboard]")
+    out = run("teacher_sft", tmp_path / "o", *given, save, "tracking=[tensorboard]")
     events = EventAccumulator(str(tmp_path / "tensorboard" / "o"))
     events.Reload()
     for kind, name in (("train", "loss"), ("train", "mfu"), ("eval", "cross_entropy")):
@@ -56,6 +56,6 @@ def test_wandb_keeps_a_run_offline(
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    run("sft", tmp_path / "o", *given, "tracking=[wandb]")
+    run("teacher_sft", tmp_path / "o", *given, "tracking=[wandb]")
     (record,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     assert record.stat().st_size > 1000

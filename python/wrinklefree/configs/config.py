@@ -108,7 +108,7 @@ class GradientConfig:
     """A stage with a training loop. Loss normalisations are stated in docs/training.md."""
 
     stage: Literal[
-        "sft", "bitnet_sft", "stage1_9_layerwise", "stage2_pretrain", "stage3_distill"
+        "teacher_sft", "bitnet_sft", "stage1_9_layerwise", "stage2_pretrain", "stage3_distill"
     ] = required("name of the stage")
     teacher: str | None = knob(None, "float model to distil from: directory or hub id")
     teacher_revision: str | None = knob(None, "hub revision of `teacher`")
@@ -158,6 +158,9 @@ class GradientConfig:
     gamma: float = knob(0.0, "weight of the attention-relation loss", low=0.0)
     relation_layers: tuple[int, ...] | None = knob(
         None, "layers of the relation loss; default: one late layer, 0.8 of the depth"
+    )
+    relation_normalisation: Literal["bitdistill", "mean"] = knob(
+        "bitdistill", "mean: over rows and heads; bitdistill: divided by the heads once more"
     )
     split_heads: int = knob(32, "heads that relation states are split into", low=1)
     layerwise_weight: float = knob(0.0, "weight of the hidden-state loss", low=0.0)

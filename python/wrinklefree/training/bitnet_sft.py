@@ -1,4 +1,4 @@
-"""The plain baseline: the recipe of sft, but ternary from step 1 (no SubLN, no ramp, no teacher).
+"""The plain baseline: teacher_sft's recipe, but ternary from step 1; no SubLN, ramp or teacher.
 
 wf-train training=bitnet_sft model.path=teacher data.path=train.jsonl data.format=choice out=runs/b
 """

@@ -47,6 +47,7 @@ def attention_relation(
     documents_BL: torch.Tensor,
     *,
     split_heads: int,
+    normalisation: str,
     num_layers: int,
     count: int,
 ) -> torch.Tensor:
@@ -55,8 +56,8 @@ def attention_relation(
     student, teacher: Q, K, V of the layer after RoPE, each [B, H, L, N] (K and V with their own H).
     For each: heads merged and split anew into A, L2-normalised, R = softmax(X X^T) over the tokens
     of the same document (bidirectional), KL(R_teacher || R_student) summed over a row. Result:
-    sum over Q, K, V and rows / (count * A) / (num_layers * A), where `count` is the number of
-    tokens in the step: the mean over valid rows and heads, with the published extra 1/A.
+    sum over Q, K, V and rows / (count * A) / num_layers, where `count` is the number of tokens in
+    the step ("mean": over valid rows and heads); "bitdistill" divides by A once more, as published.
     """
     is_token_BL = documents_BL >= 0
     allowed_BLL = documents_BL[:, :, None] == documents_BL[:, None, :]
@@ -67,7 +68,8 @@ def attention_relation(
         # Disallowed entries are finite in both (see _log_relation) and have probability 0.
         rows_BAL = (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
         total = total + (rows_BAL * is_token_BL[:, None, :]).sum()
-    return total / (count * split_heads * num_layers * split_heads)
+    extra = split_heads if normalisation == "bitdistill" else 1
+    return total / (count * split_heads * num_layers * extra)
 
 
 def _log_relation(

@@ -64,6 +64,7 @@ class Objective:
     gamma: float
     relation_layers: tuple[int, ...]
     split_heads: int
+    relation_normalisation: str
     layerwise_weight: float
     layer_weights: tuple[float, ...]
 
@@ -103,6 +104,7 @@ class Objective:
                         teacher.relation[layer],
                         batch.documents_BL,
                         split_heads=self.split_heads,
+                        normalisation=self.relation_normalisation,
                         num_layers=len(self.relation_layers),
                         count=counts.tokens,
                     )
@@ -177,6 +179,7 @@ def build_objective(config: GradientConfig, model: PreTrainedModel) -> Objective
         gamma=config.gamma,
         relation_layers=tuple(layer % num_layers for layer in layers),
         split_heads=config.split_heads,
+        relation_normalisation=config.relation_normalisation,
         layerwise_weight=config.layerwise_weight,
         layer_weights=tuple(layer_weights(num_layers, config.layer_weighting)),
     )

@@ -10,11 +10,11 @@ from wrinklefree.configs.config import RunConfig, SublnConfig
 from wrinklefree.errors import UsageError
 from wrinklefree.training import (
     bitnet_sft,
-    sft,
     stage1_9_layerwise,
     stage1_subln,
     stage2_pretrain,
     stage3_distill,
+    teacher_sft,
 )
 from wrinklefree.training.checkpointing import is_finished
 from wrinklefree.training.distributed import open_world
@@ -23,7 +23,7 @@ from wrinklefree.training.student import parent_hash
 log = logging.getLogger(__name__)
 
 STAGES: dict[str, Callable[[RunConfig], Path]] = {
-    "sft": sft.run,
+    "teacher_sft": teacher_sft.run,
     "bitnet_sft": bitnet_sft.run,
     "stage1_subln": stage1_subln.run,
     "stage1_9_layerwise": stage1_9_layerwise.run,

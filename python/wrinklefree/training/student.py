@@ -31,7 +31,7 @@ def parent_hash(config: ModelConfig) -> str | None:
 
 
 def load_float(config: ModelConfig) -> Student:
-    """A float model: the start of sft, bitnet_sft and stage1_subln."""
+    """A float model: the start of teacher_sft, bitnet_sft and stage1_subln."""
     _check_finished(config)
     model, tokenizer = load_teacher(config.path, revision=config.revision)
     return Student(model, _present(tokenizer, config), parent_hash(config))

@@ -1,6 +1,7 @@
 """Full-precision fine-tuning on a task: makes the teacher that stage 3 distils from.
 
-wf-train training=sft model.path=teacher data.path=train.jsonl data.format=choice out=runs/sft
+wf-train training=teacher_sft model.path=teacher data.path=train.jsonl \
+    data.format=choice out=runs/sft
 """
 
 from __future__ import annotations
