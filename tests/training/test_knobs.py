@@ -64,6 +64,7 @@ CHANGES = {
     "relation_normalisation": "mean",
     "layerwise_weight": "1",
     "layer_weighting": "late",
+    "int8_grad": "true",
     "seed": "7",
     "eval_every": "1",
     "dtype": "bfloat16",

@@ -168,6 +168,9 @@ class GradientConfig:
         "uniform", "weights of the layers in the hidden-state loss; late: proportional to depth"
     )
 
+    int8_grad: bool = knob(
+        False, "pass gradients on as int8 codes, rounded at random, once lambda is 1 (CPU)"
+    )
     seed: int = knob(0, "seed of the data order and of torch", low=0)
     eval_every: int = knob(100, "steps between evaluations; 0: only first and last", low=0)
     sample_every: int = knob(0, "steps between texts that the model writes; 0: never", low=0)

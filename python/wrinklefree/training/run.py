@@ -15,7 +15,7 @@ from wrinklefree.data.loader import collate
 from wrinklefree.data.packing import TokenRows
 from wrinklefree.data.stream import StreamLoader
 from wrinklefree.errors import UsageError
-from wrinklefree.models.surgery import get_lambda, quant_config_of, set_lambda
+from wrinklefree.models.surgery import get_lambda, quant_config_of, set_int8_grad, set_lambda
 from wrinklefree.models.teacher import load_teacher
 from wrinklefree.models.weight_calibration import calibrate_weights_
 from wrinklefree.training import checkpointing
@@ -76,6 +76,8 @@ def train(config: RunConfig, student: Student) -> Path:
         set_lambda(model, 1.0)
         if progress is None and world.is_main:
             _calibrate_weights(model, training, inputs.sample)
+    if is_ternary:
+        set_int8_grad(model, training.int8_grad)
     ramp = lambda_ramp(training, total_steps, start=get_lambda(model)) if is_ternary else None
     if progress is not None:
         log.info("continuing %s at step %d of %d", out, progress.step, total_steps)
