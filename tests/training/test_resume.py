@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +113,43 @@ def test_an_interrupted_run_continues_bit_for_bit(
     for name, tensor in load_file(parts / "model.safetensors").items():
         assert torch.equal(tensor, expected[name]), name
     assert not (parts / "state").exists()
+
+
+def test_a_killed_run_continues_from_its_last_checkpoint_bit_for_bit(
+    run: Run,
+    random_models: dict[str, str],
+    parent: Path,
+    corpus: str,
+    tmp_path: Path,
+    read_metrics: Metrics,
+) -> None:
+    given = (
+        *settings(random_models["llama"], parent, corpus),
+        *("training=stage3_distill", "training.steps=150", "training.save_every=5"),
+        *("data.max_length=32", "training.batch_size=4", "data.eval_rows=4"),
+    )
+    out = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wrinklefree.cli.train", f"out={out}", *given],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as this process does
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.jsonl").is_file() or len(read_metrics(out)) < 12:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert (out / "state" / "progress.json").is_file()
+
+    run("stage3_distill", out, *given)
+    whole = run("stage3_distill", tmp_path / "whole", *given)
+    assert losses(read_metrics(out)) == losses(read_metrics(whole))
+    expected = load_file(whole / "model.safetensors")
+    for name, tensor in load_file(out / "model.safetensors").items():
+        assert torch.equal(tensor, expected[name]), name
 
 
 def test_solved_weights_are_not_solved_again(
