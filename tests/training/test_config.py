@@ -63,7 +63,7 @@ def test_a_config_file_or_number_like_path_stays_text() -> None:
         (["training.gama=1"], "did you mean 'training.gamma'"),
         (["modl.path=x"], "did you mean 'model.path'"),
         (["data=locl"], "fineweb_edu, local, mixture, mnli"),
-        (["distributed=fsdp"], "allowed are ddp, single"),
+        (["distributed=fsdp"], "allowed are ddp, fsdp2, single"),
         (["training.lr=fast"], "training.lr=fast: expected float"),
         (["training.lr=-1"], "must be at least 0"),
         (["training.lr=nan"], "must be finite"),

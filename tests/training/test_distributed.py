@@ -14,9 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from wrinklefree.configs.config import DistributedConfig
+from wrinklefree.configs.config import DistributedConfig, GradientConfig
 from wrinklefree.errors import UsageError
+from wrinklefree.models.teacher import load_teacher
 from wrinklefree.training.distributed import World, open_world
+from wrinklefree.training.sharding import shard
 
 Run = Callable[..., Path]
 ReadMetrics = Callable[..., list[dict[str, Any]]]
@@ -24,11 +26,15 @@ ReadMetrics = Callable[..., list[dict[str, Any]]]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 WF_TRAIN = ["--no-python", sys.executable, "-m", "wrinklefree.cli.train"]
 SETTINGS = ("data.max_length=32", "training.batch_size=4", "data.eval_rows=4")
-STEPS = ("training.steps=20", "training.accumulation=2", "training.lr=1e-3")
+# A small rate in float32: a large one drives runs that differ in the last bit apart.
+STEPS = (
+    *("training.steps=20", "training.accumulation=2"),
+    *("training.lr=1e-4", "training.dtype=float32"),
+)
 
 
-def start(out: Path, *settings: str) -> subprocess.Popen[str]:
-    command = [*TORCHRUN, *WF_TRAIN, f"out={out}", "distributed=ddp", *SETTINGS, *settings]
+def start(kind: str, out: Path, *settings: str) -> subprocess.Popen[str]:
+    command = [*TORCHRUN, *WF_TRAIN, f"out={out}", f"distributed={kind}", *SETTINGS, *settings]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -50,10 +56,11 @@ def alone(run: Run, stage: tuple[str, ...], tmp_path_factory: pytest.TempPathFac
     return run("stage2_pretrain", tmp_path_factory.mktemp("alone") / "out", *stage[1:])
 
 
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_processes_train_what_one_trains(
-    alone: Path, stage: tuple[str, ...], tmp_path: Path, read_metrics: ReadMetrics
+    kind: str, alone: Path, stage: tuple[str, ...], tmp_path: Path, read_metrics: ReadMetrics
 ) -> None:
-    together = start(tmp_path / "out", *stage)
+    together = start(kind, tmp_path / "out", *stage)
     printed, told = together.communicate(timeout=300)
     assert together.returncode == 0, told
     assert printed.count("stage2_pretrain") == 1  # one speaks for both
@@ -62,17 +69,23 @@ def test_two_processes_train_what_one_trains(
     for before, now in zip(one, two, strict=True):
         assert (now["tokens"], now["labels"]) == (before["tokens"], before["labels"])
         assert now["loss"] == pytest.approx(before["loss"], rel=1e-4)
-        assert now["grad_norm"] == pytest.approx(before["grad_norm"], rel=1e-2)
+        assert now["grad_norm"] == pytest.approx(before["grad_norm"], rel=1e-4)
     weights = [load_file(out / "model.safetensors") for out in (alone, tmp_path / "out")]
     for name, expected in weights[0].items():
-        torch.testing.assert_close(weights[1][name], expected, rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(weights[1][name], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_both_stop_at_a_signal_and_one_goes_on(
-    alone: Path, run: Run, stage: tuple[str, ...], tmp_path: Path, read_metrics: ReadMetrics
+    kind: str,
+    alone: Path,
+    run: Run,
+    stage: tuple[str, ...],
+    tmp_path: Path,
+    read_metrics: ReadMetrics,
 ) -> None:
     out = tmp_path / "out"
-    together = start(out, *stage)
+    together = start(kind, out, *stage)
     deadline = time.monotonic() + 240
     while not (out / "metrics.jsonl").is_file() or len(read_metrics(out)) < 3:
         assert together.poll() is None, together.communicate()
@@ -113,7 +126,7 @@ with open_world(DistributedConfig(kind="ddp")) as world:
     try:
         world.raise_together(NonFiniteError("step 3: bad") if world.rank == 1 else None)
     except NonFiniteError as error:
-        print(world.rank, error, flush=True)
+        sys.stdout.write(f"{world.rank} {error}\\n")  # at once: both write to one pipe
 """
 
 
@@ -134,6 +147,8 @@ def test_settings_that_do_not_fit(
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UsageError, match="torchrun"), open_world(DistributedConfig(kind="ddp")):
         pass
+    with pytest.raises(UsageError, match="qk_clip needs whole parameters"):
+        shard(load_teacher(stories)[0], GradientConfig(stage="stage2_pretrain", qk_clip=100.0))
     with pytest.raises(UsageError, match="multiple of 2"):
         World(0, 2).share(3)
     with pytest.raises(UsageError, match="nothing to divide"):

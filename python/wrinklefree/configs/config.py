@@ -198,8 +198,8 @@ class GradientConfig:
 class DistributedConfig:
     """How many processes train together."""
 
-    kind: Literal["single", "ddp"] = knob(
-        "single", "one process; ddp: those of torchrun, each with a whole copy of the model"
+    kind: Literal["single", "ddp", "fsdp2"] = knob(
+        "single", "one process; those of torchrun, each with a copy of the model (ddp) or a shard"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from wrinklefree import ops
 from wrinklefree.models.blend import Blend
@@ -85,7 +86,10 @@ class BitLinear(nn.Linear):
 
     @torch.no_grad()
     def hold_weight(self) -> None:
-        """Quantize the weight now and no more, until `release_weight`."""
+        """Quantize the weight now and no more, until `release_weight`. A divided weight (FSDP2) is
+        whole in forward passes only, and quantized in each."""
+        if isinstance(self.weight, DTensor):
+            return
         lam = self.blend.lam
         if lam == 1.0 and has_ternary_product(self.weight, self.weight):
             self._held_packed = ops.ternary_pack(self.weight)

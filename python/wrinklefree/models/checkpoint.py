@@ -7,6 +7,7 @@ tokenizer files, wrinklefree.json (see `Manifest`) and README.md (see `write_car
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,12 +62,15 @@ def write_artifact(
     tokenizer: PreTrainedTokenizerBase | None,
     directory: Path,
     manifest: Manifest,
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> Manifest:
     """The files of an artifact, for a caller that stages more beside them (`staged_directory`).
 
-    Returns the manifest as written, with what only the model knows.
+    `weights` is `master_weights(model)`, if they had to be gathered before. Returns the manifest as
+    written, with what only the model knows.
     """
-    save_file(master_weights(model), directory / WEIGHTS_NAME, metadata={"format": "pt"})
+    tensors = dict(weights) if weights is not None else master_weights(model)
+    save_file(tensors, directory / WEIGHTS_NAME, metadata={"format": "pt"})
     _write_config(model, directory)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(directory)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from wrinklefree.errors import FormatError
@@ -56,13 +57,19 @@ def check_weights(model: PreTrainedModel, files: Iterable[str | Path]) -> None:
 
 
 def master_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """State dict as stored: float32, contiguous, on the CPU, each tied tensor once."""
+    """State dict as stored: float32, contiguous, on the CPU, each tied tensor once. Divided tensors
+    (FSDP2) become whole: all processes must call it together."""
     tied = set(getattr(model, "all_tied_weights_keys", {}))
     return {
-        name: tensor.detach().to("cpu", torch.float32).contiguous()
+        name: _whole(tensor.detach()).to("cpu", torch.float32).contiguous()
         for name, tensor in model.state_dict().items()
         if name not in tied
     }
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    whole: torch.Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole
 
 
 def _differences(

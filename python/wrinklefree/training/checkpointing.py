@@ -25,8 +25,10 @@ from wrinklefree.models.card import write_card
 from wrinklefree.models.checkpoint import is_artifact, write_artifact
 from wrinklefree.models.manifest import STATE_DIR, Manifest, read_manifest
 from wrinklefree.models.staging import staged_directory
-from wrinklefree.models.weights import WEIGHTS_NAME
+from wrinklefree.models.weights import WEIGHTS_NAME, master_weights
+from wrinklefree.training.distributed import current_world
 from wrinklefree.training.metrics import METRICS_NAME, num_tokens
+from wrinklefree.training.sharding import divide_like, gather
 
 RNG = "torch_rng"
 # Settings that may differ between an interrupted run and its continuation.
@@ -114,15 +116,20 @@ def save_checkpoint(
     optimizers: Sequence[torch.optim.Optimizer],
     progress: Progress,
 ) -> None:
-    """Replace `out` by an artifact that a run can continue from."""
+    """Replace `out` by an artifact that a run can continue from. All processes must call it
+    together; the main one writes."""
+    weights = master_weights(model)
     names: dict[torch.Tensor, str] = {p: name for name, p in model.named_parameters()}
     tensors = {RNG: torch.get_rng_state()}
     for optimizer in optimizers:
         for parameter, moments in optimizer.state.items():
             for key, value in moments.items():
-                tensors[f"{key}.{names[parameter]}"] = value.detach().cpu().contiguous()
+                whole = gather(value.detach())
+                tensors[f"{key}.{names[parameter]}"] = whole.cpu().contiguous()
+    if not current_world().is_main:
+        return
     with staged_directory(out) as staged:
-        write_artifact(model, tokenizer, staged, manifest)
+        write_artifact(model, tokenizer, staged, manifest, weights)
         _copy_metrics(out, staged)
         state = staged / STATE_DIR
         state.mkdir()
@@ -138,9 +145,13 @@ def save_finished(
     tokenizer: PreTrainedTokenizerBase | None,
     manifest: Manifest,
 ) -> None:
-    """Replace `out` by the finished artifact, with its model card and without `state/`."""
+    """Replace `out` by the finished artifact, with its model card and without `state/`. All
+    processes must call it together; the main one writes."""
+    weights = master_weights(model)
+    if not current_world().is_main:
+        return
     with staged_directory(out) as staged:
-        written = write_artifact(model, tokenizer, staged, manifest)
+        written = write_artifact(model, tokenizer, staged, manifest, weights)
         _copy_metrics(out, staged)
         write_card(staged, written, tokens=num_tokens(staged / METRICS_NAME))
 
@@ -176,7 +187,7 @@ def restore_optimizers(
             raise FormatError(f"{out}/{STATE_DIR} holds moments of an unknown parameter {name}")
         state, parameter = owners[name]
         # The step counter stays where AdamW(fused=True) keeps it: with its parameter.
-        state[parameter][moment] = value.to(parameter.device)
+        state[parameter][moment] = divide_like(value, parameter)
 
 
 def _copy_metrics(out: Path, staged: Path) -> None:

@@ -16,15 +16,30 @@ import torch
 from torch import nn
 
 from wrinklefree.configs.config import GradientConfig
+from wrinklefree.training.distributed import World
+from wrinklefree.training.sharding import local
 
 SMOOTHING = 0.97  # share of the old mean and variance that stays, as published
 EPS = 1e-6
 
 
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
-    """Euclidean norm of all gradients together, a scalar on their device."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients)
+def gradient_norm(
+    parameters: Iterable[nn.Parameter],
+    world: World = World(),  # noqa: B008 (frozen)
+) -> torch.Tensor:
+    """Euclidean norm of all gradients together, a float32 scalar on the CPU.
+
+    Squares are summed in float64 and rounded once, so that the order of the sum, which depends on
+    how a gradient is divided among processes, all but never decides a bit.
+    """
+    total = 0.0
+    for parameter in parameters:
+        if parameter.grad is not None:
+            norm = torch.linalg.vector_norm(local(parameter.grad), dtype=torch.float64)
+            total += float(norm) ** 2
+    if world.is_sharded:
+        (total,) = world.sum([total])
+    return torch.tensor(math.sqrt(total))
 
 
 class ZClip:

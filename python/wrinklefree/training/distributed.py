@@ -1,7 +1,7 @@
-"""Processes that train one model together (torchrun, data parallel), each with a whole copy of it.
+"""Processes that train one model together (torchrun, data parallel).
 
 Micro-batches are dealt to the processes in turn; denominators of the losses are those of the whole
-step, gradients are summed once a step. So the number of processes changes the order of sums and
+step, gradients are summed. So the number of processes changes the order of sums and
 nothing else: the same rows meet in the same step, and a run continues with any other number.
 """
 
@@ -33,6 +33,7 @@ class World:
 
     rank: int = 0
     size: int = 1
+    is_sharded: bool = False  # fsdp2: each process holds a part of every tensor
 
     @property
     def is_main(self) -> bool:
@@ -66,8 +67,9 @@ class World:
                 dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace gradients by their sums over the processes, the same bits in each of them."""
-        if self.size == 1:
+        """Replace gradients by their sums over the processes, the same bits in each of them. Those
+        of shards are sums already."""
+        if self.size == 1 or self.is_sharded:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         pending = [dist.all_reduce(gradient, async_op=True) for gradient in gradients]
@@ -116,9 +118,10 @@ def _device() -> torch.device:
 
 def current_world() -> World:
     """The processes of `open_world`, or this one alone."""
-    if not dist.is_initialized():
-        return World()
-    return World(dist.get_rank(), dist.get_world_size())
+    return _open[-1] if _open else World()
+
+
+_open: list[World] = []
 
 
 @contextlib.contextmanager
@@ -132,24 +135,26 @@ def open_world(config: DistributedConfig) -> Iterator[World]:
         if started > 1:
             raise UsageError(
                 f"torchrun started {started} processes and distributed=single is one: give "
-                "distributed=ddp, or start wf-train without torchrun"
+                "distributed=ddp or fsdp2, or start wf-train without torchrun"
             )
         yield World()
         return
     if "RANK" not in os.environ:
         raise UsageError(
-            "distributed=ddp needs its processes: "
-            "torchrun --nproc-per-node=N --no-python wf-train distributed=ddp ..."
+            f"distributed={config.kind} needs its processes: "
+            f"torchrun --nproc-per-node=N --no-python wf-train distributed={config.kind} ..."
         )
     has_cuda = torch.cuda.is_available()
     if has_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if has_cuda else "gloo", timeout=PATIENCE)
-    world = current_world()
+    world = World(dist.get_rank(), dist.get_world_size(), config.kind == "fsdp2")
+    _open.append(world)
     if not world.is_main:
         logging.getLogger("wrinklefree").setLevel(logging.WARNING)
     log.info("training with %d processes", world.size)
     try:
         yield world
     finally:
+        _open.pop()
         dist.destroy_process_group()

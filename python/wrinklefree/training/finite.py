@@ -18,10 +18,13 @@ class NonFiniteError(WrinklefreeError):
 ADVICE = "lower training.lr or raise training.warmup; the last checkpoint is intact"
 
 
-def check_loss(loss: torch.Tensor, model: PreTrainedModel, batch: Batch, *, step: int) -> None:
-    """Raises NonFiniteError naming step, data rows and the first module with a bad output."""
-    if torch.isfinite(loss):
-        return
+def loss_error(
+    loss: torch.Tensor, model: PreTrainedModel, batch: Batch, *, step: int
+) -> NonFiniteError:
+    """For a loss that is not finite: names step, data rows and the first module with a bad output.
+
+    Runs the model once more.
+    """
     module = _first_bad_module(model, batch)
     where = (
         f"the output of {module} is the first that is not finite"
@@ -29,7 +32,9 @@ def check_loss(loss: torch.Tensor, model: PreTrainedModel, batch: Batch, *, step
         else "every module's output is finite, so the loss itself overflowed"
     )
     rows = ", ".join(str(row) for row in batch.row_indices)
-    raise NonFiniteError(f"step {step}: the loss is {loss.item()}; {where} (rows {rows}); {ADVICE}")
+    return NonFiniteError(
+        f"step {step}: the loss is {loss.item()}; {where} (rows {rows}); {ADVICE}"
+    )
 
 
 def check_gradients(norm: torch.Tensor, model: PreTrainedModel, *, step: int) -> None:

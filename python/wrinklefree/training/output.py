@@ -12,6 +12,7 @@ from wrinklefree.data.packing import TokenRows
 from wrinklefree.models.manifest import Manifest
 from wrinklefree.training import checkpointing, continuity
 from wrinklefree.training.distributed import World
+from wrinklefree.training.sharding import Apply
 from wrinklefree.training.student import Student
 from wrinklefree.training.update import Update
 
@@ -27,6 +28,7 @@ class Output:
     update: Update
     total_steps: int
     world: World
+    apply: Apply
 
     @property
     def directory(self) -> Path:
@@ -37,15 +39,14 @@ class Output:
         """Save the state after `step` finished steps. All processes must call it together."""
         manifest = self._manifest(step)
         progress = checkpointing.Progress(step, manifest.data_position, self.update.state_dict())
-        if self.world.is_main:
-            checkpointing.save_checkpoint(
-                self.directory,
-                self.student.model,
-                self.student.tokenizer,
-                manifest,
-                self.update.optimizers,
-                progress,
-            )
+        checkpointing.save_checkpoint(
+            self.directory,
+            self.student.model,
+            self.student.tokenizer,
+            manifest,
+            self.update.optimizers,
+            progress,
+        )
         self.world.wait()
 
     def finish(self, evaluation: dict[str, float]) -> None:
@@ -53,11 +54,12 @@ class Output:
         call it together."""
         model = self.student.model
         manifest = self._manifest(self.total_steps, evaluation=evaluation)
-        if self.world.is_main:
+        if not self.world.is_sharded:
             model.cpu()  # the next stage verifies there
-            record = continuity.record(model, continuity.probe_tokens(self.sample))
-            manifest = replace(manifest, metrics={**manifest.metrics, continuity.METRIC: record})
-            checkpointing.save_finished(self.directory, model, self.student.tokenizer, manifest)
+        probe = continuity.probe_tokens(self.sample)
+        record = self.apply(lambda model: continuity.record(model, probe))
+        manifest = replace(manifest, metrics={**manifest.metrics, continuity.METRIC: record})
+        checkpointing.save_finished(self.directory, model, self.student.tokenizer, manifest)
         self.world.wait()
 
     def _manifest(self, step: int, **metrics: Any) -> Manifest:

@@ -31,6 +31,7 @@ from wrinklefree.training.output import Output
 from wrinklefree.training.precision import Precision, choose_precision
 from wrinklefree.training.samples import build_samples
 from wrinklefree.training.schedule import lambda_ramp
+from wrinklefree.training.sharding import apply_to, shard
 from wrinklefree.training.student import Student
 from wrinklefree.training.teacher import Teacher
 from wrinklefree.training.teacher_cache import CachedTeacher
@@ -88,27 +89,32 @@ def train(config: RunConfig, student: Student) -> Path:
     if training.activation_checkpointing:
         checkpoint_activations(model)
     objective = build_objective(training, model)
+    throughput = Throughput(model, objective, precision, training)
+    teacher = _open_teacher(config, student, objective, inputs, precision)
+    apply = shard(model, training) if world.is_sharded else apply_to(model)
     update = build_update(model, training, total_steps, world)
     if progress is not None:
         checkpointing.restore_optimizers(out, model, update.optimizers)
         update.load_state_dict(progress.update)
 
-    output = Output(config, student, inputs.loader, inputs.sample, update, total_steps, world)
+    loader, sample = inputs.loader, inputs.sample
+    output = Output(config, student, loader, sample, update, total_steps, world, apply)
     trainer = Trainer(
         model=model,
         objective=objective,
-        teacher=_open_teacher(config, student, objective, inputs, precision),
+        teacher=teacher,
         loader=inputs.loader,
         evaluation=Evaluation(inputs.rows.evaluation, training.batch_size),
         samples=build_samples(training, student.tokenizer, inputs.sample),
         update=update,
         ramp=ramp,
         precision=precision,
-        throughput=Throughput(model, objective, precision, training),
+        throughput=throughput,
         total_steps=total_steps,
         config=training,
         save=output.checkpoint,
         world=world,
+        apply=apply,
     )
     start_step = progress.step if progress is not None else 0
     with contextlib.closing(inputs.loader) as loader:

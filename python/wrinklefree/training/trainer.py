@@ -16,7 +16,7 @@ from wrinklefree.models.surgery import set_lambda
 from wrinklefree.training.compute import compile_layers, drop_compiled
 from wrinklefree.training.distributed import World
 from wrinklefree.training.evaluation import Evaluation
-from wrinklefree.training.finite import NonFiniteError, check_loss
+from wrinklefree.training.finite import loss_error
 from wrinklefree.training.gradient_shares import gradient_shares
 from wrinklefree.training.interrupt import StopRequest
 from wrinklefree.training.metrics import MetricsLog
@@ -24,6 +24,7 @@ from wrinklefree.training.objective import Counts, Objective, TeacherOutputs, co
 from wrinklefree.training.precision import Precision
 from wrinklefree.training.samples import Samples
 from wrinklefree.training.schedule import LambdaRamp
+from wrinklefree.training.sharding import Apply
 from wrinklefree.training.throughput import Throughput
 from wrinklefree.training.update import Update
 
@@ -50,6 +51,7 @@ class Trainer:
     config: GradientConfig
     save: Callable[[int], None]  # given the number of finished steps
     world: World
+    apply: Apply  # to the model
 
     def run(
         self, metrics: MetricsLog, stop: StopRequest, *, start_step: int = 0
@@ -94,13 +96,18 @@ class Trainer:
         return evaluation
 
     def _evaluate(self, metrics: MetricsLog, step: int) -> dict[str, float]:
-        evaluation = self.evaluation.measure(self.model) if self.world.is_main else {}
+        evaluation = self.apply(self.evaluation.measure) if self._is_observing else {}
         metrics.write("eval", step, **evaluation)
         return evaluation
 
     def _write_samples(self, metrics: MetricsLog, step: int) -> None:
-        if self.world.is_main:
-            metrics.write_samples(step, self.samples.write(self.model))
+        if self._is_observing:
+            metrics.write_samples(step, self.apply(self.samples.write))
+
+    @property
+    def _is_observing(self) -> bool:
+        """The main process evaluates for all, unless that takes the parts of all."""
+        return self.world.is_main or self.world.is_sharded
 
     def _step(self, step: int, micro_batches: int) -> dict[str, float]:
         """One optimizer step; returns what to log. Raises NonFiniteError, in all processes, before
@@ -110,12 +117,7 @@ class Trainer:
         waited = time.perf_counter() - began
         batches = [batch.to(self.precision.device) for batch in read]
         counts = count(batches, self.world)
-        try:
-            sums, shares = self._accumulate(step, batches, counts)
-        except NonFiniteError as error:
-            self.world.raise_together(error)
-            raise
-        self.world.raise_together(None)
+        sums, shares = self._accumulate(step, batches, counts)
         sums = dict(zip(sums, self.world.sum(sums.values()), strict=True))
 
         updated = self.update.apply(step)
@@ -134,21 +136,42 @@ class Trainer:
     def _accumulate(
         self, step: int, batches: list[Batch], counts: Counts
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Gradients of these batches; their loss terms, and each term's share of the gradient."""
+        """Gradients of these batches; their loss terms, and each term's share of the gradient.
+
+        Raises NonFiniteError in all processes.
+        """
         sums: dict[str, float] = {}
+        losses = []
         shares: dict[str, float] = {}
         for batch in batches:
             teacher = self.teacher(batch) if self.teacher is not None else None
             with self.precision.autocast(), self.update.watching(batch):
-                terms = self.objective.terms(self.model, batch, teacher, counts)
+                terms = self._terms(batch, teacher, counts)
             loss = torch.stack(list(terms.values())).sum()
-            check_loss(loss, self.model, batch, step=step)
+            losses.append(loss.detach())
             if not shares and _is_multiple(step, self.config.shares_every):
                 shares = gradient_shares(terms, self.model.parameters())
             loss.backward()  # type: ignore[no-untyped-call]
             for name, term in terms.items():
                 sums[f"loss_{name}"] = sums.get(f"loss_{name}", 0.0) + term.item()
+        self._check_losses(step, losses, batches)
         return sums, shares
+
+    def _terms(
+        self, batch: Batch, teacher: TeacherOutputs | None, counts: Counts
+    ) -> dict[str, torch.Tensor]:
+        return self.apply(lambda model: self.objective.terms(model, batch, teacher, counts))
+
+    def _check_losses(self, step: int, losses: list[torch.Tensor], batches: list[Batch]) -> None:
+        """All processes look together: a divided model answers to all of them or none."""
+        bad = [number for number, loss in enumerate(losses) if not torch.isfinite(loss)]
+        if not self.world.any(bool(bad)):
+            return
+        first = bad[0] if bad else 0
+        error = self.apply(
+            lambda model: loss_error(losses[first], model, batches[first], step=step)
+        )
+        self.world.raise_together(error if bad else None)
 
 
 def _is_multiple(step: int, every: int) -> bool:

@@ -47,7 +47,7 @@ class Update:
         Raises NonFiniteError before anything has changed.
         """
         self.world.sum_gradients(self.model.parameters())
-        norm = gradient_norm(self.model.parameters())
+        norm = gradient_norm(self.model.parameters(), self.world)
         check_gradients(norm, self.model, step=step)
         limit = self.clipper.clip(self.model.parameters(), norm)
         lr = self.learning_rate.at(step)
