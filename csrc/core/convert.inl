@@ -7,6 +7,7 @@ inline void convert(const From* from, std::int64_t count, To* to, const Function
   std::int64_t i = 0;
   for (; i + 8 <= count; i += 8) store8(to + i, function(from + i));
   const std::int64_t rest = count - i;
+  if (rest == 0) return;  // memcpy may not be given the null pointers of nothing
   From last[8] = {};
   To lanes[8];
   __builtin_memcpy(last, from + i, static_cast<std::size_t>(rest) * sizeof(From));
