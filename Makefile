@@ -41,10 +41,11 @@ $(VENV)/.built: $(VENV)/.packages $(NATIVE)
 	$(INSTALL)
 	touch $@
 
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 CPP_BUILD := cmake -G Ninja -S . -DWF_TESTS=ON -DWF_PYTHON=OFF -DWF_TORCH=OFF -DWF_CUDA=OFF
 test-cpp: $(VENV)/.packages  ## C++ tests, plain and under address and undefined-behaviour sanitizers
-	PATH="$(abspath $(BIN)):$$PATH" && $(CPP_BUILD) -B build/cpp && cmake --build build/cpp && ctest --test-dir build/cpp --output-on-failure
-	PATH="$(abspath $(BIN)):$$PATH" && $(CPP_BUILD) -B build/asan -DWF_SANITIZE=address,undefined && cmake --build build/asan && ctest --test-dir build/asan --output-on-failure
+	PATH="$(abspath $(BIN)):$$PATH" && $(CPP_BUILD) -B build/cpp && cmake --build build/cpp && ctest --test-dir build/cpp --output-on-failure -j$(JOBS)
+	PATH="$(abspath $(BIN)):$$PATH" && $(CPP_BUILD) -B build/asan -DWF_SANITIZE=address,undefined && cmake --build build/asan && ctest --test-dir build/asan --output-on-failure -j$(JOBS)
 
 # Needs apt-get install g++-aarch64-linux-gnu qemu-user googletest
 test-arm: $(VENV)/.packages  ## C++ tests for 64-bit Arm, run in qemu
