@@ -1,4 +1,4 @@
-"""Held-out numbers: the accuracy of choice rows against choosing by hand, and when there is none."""
+"""Held-out numbers: accuracy of choice rows against choosing by hand, and where there is none."""
 
 from __future__ import annotations
 
