@@ -1,0 +1,260 @@
+"""python bench/glue.py BASE DATA OUT [--task sst2] [--steps 300] [--seeds 2] [--ablations]
+
+What distillation keeps of a GLUE task: the task teacher, plain BitNet-SFT and the BitDistill student,
+all from the float model BASE, with the same rows in the same prompt, the same number of optimizer
+steps and the same search for a learning rate, judged on training rows that are held out. The
+validation set is seen once, by the chosen runs. DATA holds sst2/train.jsonl, sst2/validation.jsonl
+and so on. Finished runs below OUT are kept, so the command continues where it was stopped; tables
+and learning curves are written to OUT/report.md and OUT/report.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+SEARCHED_RATES = ("3e-5", "1e-4", "3e-4")
+HELD_OUT = 300  # training rows that choose the learning rate
+EVALUATIONS = 6  # points of a learning curve
+
+LOOP = (
+    *("training.batch_size=16", "training.schedule=cosine", "training.warmup=.05"),
+    *("training.beta2=.98", "training.final_lr=.1", "training.save_every=0"),
+    "training.freeze=[embed]",
+)
+DISTILL = {
+    "ce_weight": "1",
+    "kd_weight": "2",
+    "kd_tau": "2",
+    "layerwise_weight": ".2",
+    "cache_teacher": "false",
+}
+STAGE_1_9_SHARE = 2 / 3  # of a student's steps
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A student's recipe: settings of its stages that differ from those above."""
+
+    name: str
+    calibration: str = "least_squares"
+    layerwise: tuple[str, ...] = ("lambda_ramp=.6",)
+    distill: tuple[str, ...] = ("gamma=0",)
+    share: float = STAGE_1_9_SHARE
+
+
+STUDENT = Variant("student")
+ABLATIONS = (
+    Variant("unit gains", calibration="unit"),
+    Variant("without stage 1.9", distill=("gamma=0", "lambda_ramp=.4"), share=0.0),
+    Variant("solved weights", layerwise=("calibration_rows=256",)),
+    Variant("gamma 1e3", distill=("gamma=1e3",)),
+    Variant("gamma 1e4", distill=("gamma=1e4",)),
+    Variant("gamma 1e5", distill=("gamma=1e5",)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished run: its directory, and what its metrics say."""
+
+    out: Path
+    tokens: int
+    seconds: float
+    curve: list[tuple[int, float]]  # tokens seen, held-out accuracy of the deployed model
+
+    @property
+    def accuracy(self) -> float:
+        return self.curve[-1][1]
+
+
+class Machine:
+    """Runs commands side by side, each on cores of its own."""
+
+    def __init__(self, jobs: int) -> None:
+        cores = sorted(os.sched_getaffinity(0))
+        if not 1 <= jobs <= len(cores):
+            raise click.UsageError(f"--jobs must be in [1, {len(cores)}], the number of cores")
+        self._pool = ThreadPoolExecutor(jobs)
+        self._free: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+        for i in range(jobs):
+            self._free.put(cores[i :: jobs])
+
+    def map(self, work: Iterable[tuple[Sequence[str], ...]]) -> list[list[str]]:
+        """Outputs of the commands of each chain; the commands of one chain run one after another."""
+        return list(self._pool.map(self._run, work))
+
+    def _run(self, commands: tuple[Sequence[str], ...]) -> list[str]:
+        cores = self._free.get()
+        try:
+            return [self._call(command, cores) for command in commands]
+        finally:
+            self._free.put(cores)
+
+    @staticmethod
+    def _call(command: Sequence[str], cores: list[int]) -> str:
+        print(" ".join(command), flush=True)
+        program = Path(sys.executable).with_name(command[0])
+        result = subprocess.run(
+            [str(program), *command[1:]],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(len(cores))},
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )
+        if result.returncode:
+            raise click.ClickException(f"{' '.join(command)}\n{result.stderr[-2000:]}")
+        return result.stdout
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """The runs of one task and budget."""
+
+    base: str
+    task: str
+    rows: Path  # folder with train.jsonl and held_out.jsonl
+    out: Path
+    steps: int
+
+    def teacher(self, lr: str, seed: int) -> tuple[Path, tuple[Sequence[str], ...]]:
+        out = self.out / f"teacher-lr{lr}-seed{seed}"
+        return out, (self._train("teacher_sft", self.base, out, lr, seed, self.steps),)
+
+    def bitnet(self, lr: str, seed: int) -> tuple[Path, tuple[Sequence[str], ...]]:
+        out = self.out / f"bitnet_sft-lr{lr}-seed{seed}"
+        return out, (self._train("bitnet_sft", self.base, out, lr, seed, self.steps),)
+
+    def student(
+        self, variant: Variant, teacher: Path, lr: str, seed: int
+    ) -> tuple[Path, tuple[Sequence[str], ...]]:
+        name = f"{variant.name.replace(' ', '-')}-lr{lr}-seed{seed}"
+        first, middle, out = (self.out / f"{name}{end}" for end in ("-s1", "-s19", ""))
+        commands: list[Sequence[str]] = [
+            (
+                *("wf-train", "training=stage1_subln", f"model.path={self.base}", f"out={first}"),
+                *(*self._data(), f"training.calibration={variant.calibration}"),
+            )
+        ]
+        distill = (f"training.teacher={teacher}", *(f"training.{k}={v}" for k, v in DISTILL.items()))
+        parent, num_middle = first, round(variant.share * self.steps)
+        if num_middle:
+            settings = (*distill, *(f"training.{setting}" for setting in variant.layerwise))
+            parent = middle
+            commands.append(
+                (
+                    *self._train("stage1_9_layerwise", str(first), middle, lr, seed, num_middle),
+                    *(*settings, "training.schedule=constant"),
+                )
+            )
+        settings = (*distill, *(f"training.{setting}" for setting in variant.distill))
+        last = self.steps - num_middle
+        commands.append(
+            (*self._train("stage3_distill", str(parent), out, lr, seed, last), *settings)
+        )
+        return out, tuple(commands)
+
+    def result(self, out: Path) -> Result:
+        """Metrics of a run, with those of its parent stages in front."""
+        tokens, seconds, curve = 0, 0.0, []
+        for part in (Path(f"{out}-s19"), out):
+            if not part.exists():
+                continue
+            for line in (part / "metrics.jsonl").read_text().splitlines():
+                entry: dict[str, Any] = json.loads(line)
+                if entry["kind"] == "train":
+                    tokens += entry["tokens"]
+                    seconds += entry["tokens"] / entry["tokens_per_s"]
+                elif entry["kind"] == "eval":
+                    accuracy = entry.get("accuracy_deployed", entry["accuracy"])
+                    curve.append((tokens, accuracy))
+        return Result(out, tokens, seconds, curve)
+
+    def _train(
+        self, stage: str, parent: str, out: Path, lr: str, seed: int, steps: int
+    ) -> tuple[str, ...]:
+        every = max(1, self.steps // EVALUATIONS)
+        return (
+            *("wf-train", f"training={stage}", f"model.path={parent}", f"out={out}"),
+            *(*self._data(), *LOOP, f"training.lr={lr}", f"training.seed={seed}"),
+            *(f"training.steps={steps}", f"training.eval_every={every}"),
+        )
+
+    def _data(self) -> tuple[str, ...]:
+        return (
+            *(f"data={self.task}", f"data.path={self.rows / 'train.jsonl'}"),
+            *(f"data.eval_path={self.rows / 'held_out.jsonl'}", f"data.eval_rows={HELD_OUT}"),
+        )
+
+
+def hold_out(source: Path, target: Path) -> None:
+    """Split training rows: the last ones are held out."""
+    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "train.jsonl").write_text("".join(lines[:-HELD_OUT]), encoding="utf-8")
+    (target / "held_out.jsonl").write_text("".join(lines[-HELD_OUT:]), encoding="utf-8")
+
+
+@click.command()
+@click.argument("base")
+@click.argument("data", type=click.Path(exists=True, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--task", default="sst2", type=click.Choice(["sst2", "qnli", "mnli"]))
+@click.option("--steps", default=300, help="Optimizer steps of 16 rows, for every method.")
+@click.option("--seeds", default=2, help="Seeds of the chosen runs.")
+@click.option("--rates", default=",".join(SEARCHED_RATES), help="Learning rates that are tried.")
+@click.option("--ablations", is_flag=True, help="Also change one thing at a time in the student.")
+@click.option("--jobs", default=1, help="Runs side by side, on cores of their own.")
+def main(
+    base: str,
+    data: Path,
+    out: Path,
+    task: str,
+    steps: int,
+    seeds: int,
+    rates: str,
+    ablations: bool,
+    jobs: int,
+) -> None:
+    rows = out / "rows"
+    hold_out(data / task / "train.jsonl", rows)
+    machine, study = Machine(jobs), Study(base, task, rows, out, steps)
+    searched = rates.split(",")
+
+    plans = [plan(lr, 0) for plan in (study.teacher, study.bitnet) for lr in searched]
+    machine.map(commands for _, commands in plans)
+    teachers, bitnets = plans[: len(searched)], plans[len(searched) :]
+    best: dict[str, str] = {}
+
+    def choose(method: str, paths: Iterable[Path]) -> Path:
+        results = [study.result(path) for path in paths]
+        index = max(range(len(results)), key=lambda i: results[i].accuracy)
+        best[method] = searched[index]
+        return results[index].out
+
+    teacher = choose("teacher", [path for path, _ in teachers])
+    choose("bitnet_sft", [path for path, _ in bitnets])
+    students = [study.student(STUDENT, teacher, lr, 0) for lr in searched]
+    machine.map(commands for _, commands in students)
+    choose("student", [path for path, _ in students])
+    more = [study.bitnet(best["bitnet_sft"], seed) for seed in range(1, seeds)]
+    more += [study.student(STUDENT, teacher, best["student"], seed) for seed in range(1, seeds)]
+    variants = ABLATIONS if ablations else ()
+    more += [study.student(variant, teacher, best["student"], 0) for variant in variants]
+    machine.map(commands for _, commands in more)
+
+
+if __name__ == "__main__":
+    main()
