@@ -1,11 +1,11 @@
 """python bench/glue.py BASE DATA OUT [--task sst2] [--steps 300] [--seeds 2] [--ablations]
 
-What distillation keeps of a GLUE task: the task teacher, plain BitNet-SFT and the BitDistill student,
-all from the float model BASE, with the same rows in the same prompt, the same number of optimizer
-steps and the same search for a learning rate, judged on training rows that are held out. The
-validation set is seen once, by the chosen runs. DATA holds sst2/train.jsonl, sst2/validation.jsonl
-and so on. Finished runs below OUT are kept, so the command continues where it was stopped; tables
-and learning curves are written to OUT/report.md and OUT/report.json.
+What distillation keeps of a GLUE task: the task teacher, plain BitNet-SFT and the BitDistill
+student, all from the float model BASE, with the same rows in the same prompt, the same number of
+optimizer steps and the same search for a learning rate, judged on training rows that are held out.
+The validation set is seen once, by the chosen runs. DATA holds sst2/train.jsonl,
+sst2/validation.jsonl and so on. Finished runs below OUT are kept, so the command continues where it
+was stopped; tables and learning curves are written to OUT/report.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -89,10 +88,10 @@ class Machine:
         self._pool = ThreadPoolExecutor(jobs)
         self._free: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
         for i in range(jobs):
-            self._free.put(cores[i :: jobs])
+            self._free.put(cores[i::jobs])
 
     def map(self, work: Iterable[tuple[Sequence[str], ...]]) -> list[list[str]]:
-        """Outputs of the commands of each chain; the commands of one chain run one after another."""
+        """Outputs of the commands of each chain, which run one after another."""
         return list(self._pool.map(self._run, work))
 
     def _run(self, commands: tuple[Sequence[str], ...]) -> list[str]:
@@ -108,8 +107,7 @@ class Machine:
         program = Path(sys.executable).with_name(command[0])
         result = subprocess.run(
             [str(program), *command[1:]],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": str(len(cores))},
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
@@ -148,7 +146,10 @@ class Study:
                 *(*self._data(), f"training.calibration={variant.calibration}"),
             )
         ]
-        distill = (f"training.teacher={teacher}", *(f"training.{k}={v}" for k, v in DISTILL.items()))
+        distill = (
+            f"training.teacher={teacher}",
+            *(f"training.{k}={v}" for k, v in DISTILL.items()),
+        )
         parent, num_middle = first, round(variant.share * self.steps)
         if num_middle:
             settings = (*distill, *(f"training.{setting}" for setting in variant.layerwise))
@@ -249,11 +250,82 @@ def main(
     students = [study.student(STUDENT, teacher, lr, 0) for lr in searched]
     machine.map(commands for _, commands in students)
     choose("student", [path for path, _ in students])
-    more = [study.bitnet(best["bitnet_sft"], seed) for seed in range(1, seeds)]
-    more += [study.student(STUDENT, teacher, best["student"], seed) for seed in range(1, seeds)]
-    variants = ABLATIONS if ablations else ()
-    more += [study.student(variant, teacher, best["student"], 0) for variant in variants]
-    machine.map(commands for _, commands in more)
+
+    chosen = {"teacher_sft": [teacher]}
+    plans = [study.bitnet(best["bitnet_sft"], seed) for seed in range(seeds)]
+    chosen["BitNet-SFT"] = [path for path, _ in plans]
+    plans += [study.student(STUDENT, teacher, best["student"], seed) for seed in range(seeds)]
+    chosen["BitDistill"] = [path for path, _ in plans[seeds:]]
+    for variant in ABLATIONS if ablations else ():
+        plans.append(study.student(variant, teacher, best["student"], 0))
+        chosen[variant.name] = [plans[-1][0]]
+    machine.map(commands for _, commands in plans)
+    judge(machine, study, chosen, data, teacher)
+    searches = {"teacher_sft": teachers, "BitNet-SFT": bitnets, "BitDistill": students}
+    lines = report(study, chosen, searches)
+    (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(*lines, sep="\n")
+
+
+def judge(
+    machine: Machine, study: Study, chosen: dict[str, list[Path]], data: Path, teacher: Path
+) -> None:
+    """wf-eval of the chosen runs on the validation set; its JSON beside each run."""
+    paths = [path for paths in chosen.values() for path in paths]
+    missing = [path for path in paths if not scores_of(path).exists()]
+    commands = [
+        ("wf-eval", str(path), "--tasks", study.task, "--data", str(data), "--json")
+        + (("--teacher", str(teacher)) if path != teacher else ())
+        for path in missing
+    ]
+    outputs = machine.map((command,) for command in commands)
+    for path, (output,) in zip(missing, outputs, strict=True):
+        scores_of(path).write_text(output, encoding="utf-8")
+
+
+def scores_of(run: Path) -> Path:
+    return run.with_name(f"{run.name}.json")
+
+
+def report(study: Study, chosen: dict[str, list[Path]], searches: dict[str, Any]) -> list[str]:
+    """Markdown: the search, the chosen runs on the validation set, and their learning curves."""
+    lines = [f"{study.task}, {study.steps} steps of 16 rows", ""]
+    lines += ["| search, held-out accuracy | lr | accuracy |", "|---|---|---|"]
+    for method, plans in searches.items():
+        for path, _ in plans:
+            result = study.result(path)
+            lines.append(f"| {method} | {rate_of(path)} | {result.accuracy:.3f} |")
+    header = (
+        "| run | lr | accuracy on validation (95 %) | to the teacher (95 %) | tokens | minutes |"
+    )
+    lines += ["", header, "|---|---|---|---|---|---|"]
+    for name, paths in chosen.items():
+        for path in paths:
+            scores = json.loads(scores_of(path).read_text())["results"][study.task]
+            accuracy, delta = scores["metrics"]["acc"], scores.get("delta", {}).get("acc")
+            result = study.result(path)
+            cells = [
+                *(name, rate_of(path), with_interval(accuracy)),
+                with_interval(delta, sign="+") if delta else "-",
+                *(f"{result.tokens:,}", f"{result.seconds / 60:.1f}"),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| held-out accuracy after ... tokens | |", "|---|---|"]
+    for name, paths in chosen.items():
+        for path in paths:
+            curve = study.result(path).curve
+            points = ", ".join(f"{tokens / 1000:.0f}k {value:.3f}" for tokens, value in curve)
+            lines.append(f"| {name} | {points} |")
+    return lines
+
+
+def rate_of(run: Path) -> str:
+    return run.name.rsplit("-seed", 1)[0].rsplit("-lr", 1)[1]
+
+
+def with_interval(estimate: dict[str, float], sign: str = "") -> str:
+    low, high = estimate["low"], estimate["high"]
+    return f"{estimate['value']:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
 
 
 if __name__ == "__main__":
