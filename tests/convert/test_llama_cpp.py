@@ -77,6 +77,15 @@ YARN = {
     "original_max_position_embeddings": 16,
     "attention_factor": 2.0,
 }
+# Made for so short a context that the prompt feels it.
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1e2,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("llama", "none", WIDE),
     ("llama", "subln", WIDE),
@@ -85,6 +94,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("qwen2", "none", WIDE),
     ("qwen3", "none", WIDE),
     ("llama", "none", WIDE | {"rope_parameters": YARN}),
+    ("llama", "none", WIDE | {"rope_parameters": LLAMA3}),
 ]
 
 

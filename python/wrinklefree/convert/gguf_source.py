@@ -9,6 +9,7 @@ import numpy as np
 
 from wrinklefree import _engine
 from wrinklefree.convert import gguf_names as names
+from wrinklefree.convert import rope_divisors
 from wrinklefree.convert.architectures import architecture
 from wrinklefree.convert.codec import decode, dense_values
 from wrinklefree.convert.hyper_parameters import SCHEMA, config_of
@@ -51,9 +52,10 @@ class GgufSource:
             )
         self.architecture = architecture(str(self.metadata.get("general.architecture", "")))
         self.config = config_of(self.metadata, self._infos)
-        self._gguf_name = {
-            hf: gguf for gguf, hf in names.map_all(self._infos, to_gguf=False).items()
-        }
+        if rope_divisors.TENSOR in self._infos:
+            self._read_rope_divisors()
+        mapped = names.map_all(self._infos.keys() - {rope_divisors.TENSOR}, to_gguf=False)
+        self._gguf_name = {hf: gguf for gguf, hf in mapped.items()}
         self.subln = "subln" if any("sub_norm" in name for name in self._gguf_name) else "none"
         missing = names.expected_hf_names(self.config, self.subln) - set(self._gguf_name)
         if missing:
@@ -66,6 +68,15 @@ class GgufSource:
         self.config["vocab_size"] = self.shape("model.embed_tokens.weight")[0]
         self.is_ternary = "wrinklefree.schema" in self.metadata or any(
             self.type_name(name) in _TERNARY_ONLY for name in self.projections
+        )
+
+    def _read_rope_divisors(self) -> None:
+        name = rope_divisors.TENSOR
+        raw, info = self._file.read(name), self._infos[name]
+        values = dense_values(raw, info.type, tuple(info.shape))
+        theta = self.config["rope_parameters"]["rope_theta"]
+        self.config["rope_parameters"] = rope_divisors.parameters_of(
+            values, theta, self.config["head_dim"]
         )
 
     @property

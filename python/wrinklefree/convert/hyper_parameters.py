@@ -23,6 +23,7 @@ _COUNTS = (
     ("attention.head_count_kv", "num_key_value_heads"),
     ("vocab_size", "vocab_size"),
 )
+_ROPE_TYPES = ("default", "linear", "yarn", "llama3")
 _EPS = "attention.layer_norm_rms_epsilon"
 _ROPE_BASE = "rope.freq_base"
 _ORIGINAL_CONTEXT = "rope.scaling.original_context_length"
@@ -42,9 +43,9 @@ def hyper_parameters(config: Mapping[str, Any], arch: Architecture) -> dict[str,
     """GGUF hyper-parameter keys of a config."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     rope_type = rope.get("rope_type", rope.get("type", "default"))
-    if rope_type not in ("default", "linear", "yarn"):
+    if rope_type not in _ROPE_TYPES:
         raise FormatError(
-            f"rope_type {rope_type!r} cannot be exported; only 'default', 'linear' and 'yarn' can"
+            f"rope_type {rope_type!r} cannot be exported; only {', '.join(_ROPE_TYPES)} can"
         )
     theta = rope.get("rope_theta", config.get("rope_theta"))
     missing = [key for _, key in _COUNTS if not isinstance(config.get(key), int)]
@@ -59,7 +60,7 @@ def hyper_parameters(config: Mapping[str, Any], arch: Architecture) -> dict[str,
     values["rope.dimension_count"] = head_dim(config)
     values["attention.key_length"] = head_dim(config)
     values["attention.value_length"] = head_dim(config)
-    if rope_type != "default":
+    if rope_type in ("linear", "yarn"):  # llama3 is a tensor: rope_divisors.py
         values["rope.scaling.type"] = rope_type
         values["rope.scaling.factor"] = float(rope["factor"])
     if rope_type == "yarn":

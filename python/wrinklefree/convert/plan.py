@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from wrinklefree.convert import gguf_names as names
+from wrinklefree.convert import rope_divisors
 from wrinklefree.convert.architectures import Architecture, architecture_for, llama_cpp_limit
 from wrinklefree.convert.codec import is_exact
 from wrinklefree.convert.hf_source import HfSource
-from wrinklefree.convert.hyper_parameters import SCHEMA, hyper_parameters
+from wrinklefree.convert.hyper_parameters import SCHEMA, head_dim, hyper_parameters
 from wrinklefree.convert.ternary_check import (
     TernaryError,
     exact_ternary,
@@ -46,6 +48,7 @@ class PlannedTensor:
     type: TensorType
     is_ternary: bool
     fallback: str | None = None  # why a ternary tensor does not have the requested type
+    values: tuple[float, ...] | None = None  # of a tensor that config.json holds as a formula
 
     @property
     def num_bytes(self) -> int:
@@ -119,6 +122,7 @@ def plan_gguf(path: Path, *, wanted: str = "auto", embed: str = "auto") -> Plan:
         _plan_tensor(source, hf_name, gguf_name[hf_name], wanted, embed)
         for hf_name in _file_order(source.names)
     ]
+    tensors[:0] = _rope_divisors(source.config)
     metadata = _metadata(source, arch, tensors)
     notes = []
     limit = llama_cpp_limit(source.config, source.subln)
@@ -127,6 +131,24 @@ def plan_gguf(path: Path, *, wanted: str = "auto", embed: str = "auto") -> Plan:
     if any(tensor.type.name == "I2_S" for tensor in tensors):
         notes.append("I2_S is bitnet.cpp's own type: mainline llama.cpp does not load it")
     return Plan(source, arch, metadata, tensors, notes)
+
+
+def _rope_divisors(config: Mapping[str, Any]) -> list[PlannedTensor]:
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("rope_type") != "llama3":
+        return []
+    theta = rope.get("rope_theta", config.get("rope_theta"))
+    values = rope_divisors.divisors({**rope, "rope_theta": theta}, head_dim(config))
+    return [
+        PlannedTensor(
+            gguf_name=rope_divisors.TENSOR,
+            hf_name="config.json",
+            shape=values.shape,
+            type=F32,
+            is_ternary=False,
+            values=tuple(values.tolist()),
+        )
+    ]
 
 
 def _plan_tensor(

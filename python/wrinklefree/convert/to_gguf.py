@@ -53,6 +53,8 @@ def tensor_bytes(plan: Plan, tensor: PlannedTensor) -> np.ndarray:
     """The bytes of one tensor, uint8."""
     if tensor.is_ternary:
         return encode(file_ternary(plan, tensor), tensor.type, tensor.gguf_name)
+    if tensor.values is not None:
+        return dense_bytes(np.asarray(tensor.values, np.float32), tensor.type)
     return dense_bytes(_file_rows(plan, tensor, plan.source.read(tensor.hf_name)), tensor.type)
 
 
