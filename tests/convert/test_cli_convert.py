@@ -68,6 +68,11 @@ def test_there_and_back_with_full_verification(wide: Path, tmp_path: Path) -> No
     assert report["verified"]["logits"]["mean_kl"] < 1e-4
     assert report["verified"]["token_strings"] > 150
     assert sum(share["share"] for share in report["types"]) == pytest.approx(1.0)
+    sizes = sum(share["num_bytes"] for share in report["types"])
+    assert report["tensor_bytes"] == sizes < report["bytes"]
+    assert report["bits_per_weight"] == pytest.approx(8 * sizes / 1_313_536)
+    reasons = {part["reason"]: part["parameters"] for part in report["not_ternary"]}
+    assert reasons == {"embedding": 512 * 256, "norm": 2 * (3 * 256 + 512) + 256}
 
     code, out, err = run(file, tmp_path / "back", "--to", "hf", "--json")
     assert code == 0, err
@@ -83,8 +88,7 @@ def test_there_and_back_with_full_verification(wide: Path, tmp_path: Path) -> No
 def test_bits_per_weight_are_printed(wide: Path, tmp_path: Path, wanted: str, bits: float) -> None:
     code, out, _ = run(wide, tmp_path / "a.gguf", "--type", wanted, "--dry-run")
     assert code == 0
-    assert "ternary weights take" in out
-    taken = float(out.split("ternary weights take ")[1].split()[0])
+    taken = float(out.split(" per ternary weight")[0].split()[-1])
     assert taken == pytest.approx(bits, abs=0.06)
     assert list(tmp_path.iterdir()) == []
 

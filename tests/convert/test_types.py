@@ -60,8 +60,8 @@ def test_block_must_divide_the_row() -> None:
 
 
 def test_shares_add_up() -> None:
-    shapes = {"a": (4, 256), "b": (2, 256), "c": (256,)}
-    shares = type_shares(shapes, {"a": TQ2_0, "b": TQ2_0, "c": F16})
+    sizes = [(kind, (rows, 256)) for kind, rows in ((F16, 1), (TQ2_0, 4), (TQ2_0, 2))]
+    shares = type_shares((kind.name, r * c, kind.num_bytes((r, c))) for kind, (r, c) in sizes)
     assert [(share.type, share.tensors, share.parameters) for share in shares] == [
         ("TQ2_0", 2, 1536),
         ("F16", 1, 256),

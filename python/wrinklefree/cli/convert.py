@@ -1,11 +1,12 @@
-"""wf-convert SRC DST: artifact directory to GGUF file, and GGUF file to directory."""
+"""wf-convert SRC DST: artifact directory to GGUF file, and GGUF file to directory.
+
+`wf-convert inspect MODEL` prints what either holds.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wrinklefree.cli.command import Command, json_option, verbose_option, version_option
+from wrinklefree.cli.convert_inspect import inspect
+from wrinklefree.cli.convert_report import plan_report, print_plan, progress_bar, size
 from wrinklefree.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,10 +27,22 @@ wf-convert runs/s3 student.gguf
 wf-convert runs/s3 student.gguf --type tq1_0 --strict --verify full
 wf-convert SmolLM2-135M-Instruct.Q4_1.gguf teacher/ --to hf
 wf-convert student.gguf back/ --to hf --dry-run
+wf-convert inspect student.gguf --plot codes.png
 """
 
 
-@click.command(cls=Command, epilog=EXAMPLES)
+class _WithInspect(Command):
+    """`wf-convert inspect` is a command of its own; a path of that name is ./inspect."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        given = args[0] if args else options.pop("args", None)
+        words = list(sys.argv[1:] if given is None else given)
+        if words[:1] == ["inspect"]:
+            return inspect.main(words[1:], **{**options, "prog_name": "wf-convert inspect"})
+        return super().main(words, **options)
+
+
+@click.command(cls=_WithInspect, epilog=EXAMPLES)
 @click.argument("src", type=click.Path(path_type=Path))
 @click.argument("dst", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Choice(["gguf", "hf"]), help="Default: gguf if DST ends in .gguf.")
@@ -73,6 +88,7 @@ def main(
 
     A ternary model keeps its codes bit for bit in both directions. A float GGUF becomes a float
     directory (its dequantized weights). Nothing appears at DST unless all of it is right.
+    `wf-convert inspect MODEL` prints what a file or directory holds.
     """
     to = to or ("gguf" if dst.suffix == ".gguf" else "hf")
     if not src.exists():
@@ -108,18 +124,18 @@ def _to_gguf(
     plan = plan_gguf(src, wanted=wanted, embed=embed)
     if strict:
         plan.refuse_fallbacks()
-    report = _plan_report(plan, dst)
+    report = plan_report(plan, dst)
     if not as_json:
-        _print_plan(plan, dst)
+        print_plan(plan, dst)
     if dry_run:
         return report | {"written": False}
     with new_file(dst) as temporary:
-        with _progress("writing", as_json) as show:
+        with progress_bar("writing", as_json) as show:
             write_gguf(plan, temporary, show)
         report["bytes"] = temporary.stat().st_size
         report["verified"] = _verify(plan, temporary, verify, as_json)
     if not as_json:
-        click.echo(f"wrote {dst}: {_size(report['bytes'])} (source {_size(plan.source.num_bytes)})")
+        click.echo(f"wrote {dst}: {size(report['bytes'])} (source {size(plan.source.num_bytes)})")
     return report | {"written": True}
 
 
@@ -128,7 +144,7 @@ def _verify(plan: Plan, path: Path, level: str, as_json: bool) -> dict[str, Any]
         return {}
     from wrinklefree.convert.verify import verify_logits, verify_tensors, verify_tokens
 
-    with _progress("verifying", as_json) as show:
+    with progress_bar("verifying", as_json) as show:
         done: dict[str, Any] = {"tensors": verify_tensors(plan, path, show)}
     if level == "full":
         done["token_strings"] = verify_tokens(plan.source.path, path)
@@ -144,45 +160,6 @@ def _print_checks(done: dict[str, Any], as_json: bool) -> None:
         lines.append(f"logits within a mean KL of {done['logits']['mean_kl']:.1e} nats")
     if not as_json:
         click.echo("verified: " + ", ".join(lines))
-
-
-def _plan_report(plan: Plan, dst: Path) -> dict[str, Any]:
-    return {
-        "source": str(plan.source.path),
-        "destination": str(dst),
-        "architecture": plan.architecture.name,
-        "source_bytes": plan.source.num_bytes,
-        "ternary_bits_per_weight": plan.ternary_bits_per_weight,
-        "types": [asdict(share) for share in plan.shares],
-        "fallbacks": [
-            {"tensor": tensor.gguf_name, "type": tensor.type.name, "reason": tensor.fallback}
-            for tensor in plan.fallbacks
-        ],
-        "notes": plan.notes,
-    }
-
-
-def _print_plan(plan: Plan, dst: Path) -> None:
-    click.echo(f"{plan.source.path} -> {dst} (architecture {plan.architecture.name})")
-    click.echo("  type    tensors   parameters   share   bits/weight")
-    for share in plan.shares:
-        click.echo(
-            f"  {share.type:<7}{share.tensors:>8}{share.parameters:>13,}{share.share:>8.1%}"
-            f"{share.bits_per_weight:>14.4f}"
-        )
-    click.echo(f"  ternary weights take {plan.ternary_bits_per_weight:.4f} bits each")
-    for (reason, kind), count in _grouped_fallbacks(plan).items():
-        click.echo(f"  {count} tensors: {reason}; stored exactly as {kind}")
-    for note in plan.notes:
-        click.echo(f"  note: {note}")
-
-
-def _grouped_fallbacks(plan: Plan) -> dict[tuple[str, str], int]:
-    groups: dict[tuple[str, str], int] = {}
-    for tensor in plan.fallbacks:
-        key = (str(tensor.fallback), tensor.type.name)
-        groups[key] = groups.get(key, 0) + 1
-    return groups
 
 
 def _to_hf(src: Path, dst: Path, verify: str, dry_run: bool, as_json: bool) -> dict[str, Any]:
@@ -207,7 +184,7 @@ def _to_hf(src: Path, dst: Path, verify: str, dry_run: bool, as_json: bool) -> d
     if dry_run:
         return report | {"written": False}
     with new_directory(dst) as temporary:
-        with _progress("writing", as_json) as show:
+        with progress_bar("writing", as_json) as show:
             write_hf(source, temporary, show)
         report["verified"] = _verify_directory(source, temporary, verify, as_json)
     if not as_json:
@@ -232,7 +209,7 @@ def _verify_directory(
 
 
 def _describe(source: GgufSource, report: dict[str, Any]) -> str:
-    sizes = f"{_size(report['source_bytes'])} in the file, {_size(report['float32_bytes'])} here"
+    sizes = f"{size(report['source_bytes'])} in the file, {size(report['float32_bytes'])} here"
     if source.is_ternary:
         return f"ternary: an artifact whose masters give the same codes and scales; {sizes}"
     return f"the model is the file's weights dequantized to float32, not the original's; {sizes}"
@@ -244,30 +221,3 @@ def _type_counts(source: GgufSource) -> dict[str, int]:
         kind = source.type_name(name)
         counts[kind] = counts.get(kind, 0) + 1
     return counts
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:.1f} MB"
-
-
-@contextmanager
-def _progress(title: str, is_quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar on a terminal; elsewhere a line every quarter, none at all beside JSON."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(title, total=None)
-
-            def update(done: int, total: int, name: str) -> None:
-                bar.update(task, completed=done, total=total, description=f"{title} {name}")
-
-            yield update
-        return
-
-    def line(done: int, total: int, name: str) -> None:
-        if not is_quiet and done and done % max(1, total // 4) == 0:
-            click.echo(f"{title}: {done}/{total} tensors", err=True)
-
-    yield line

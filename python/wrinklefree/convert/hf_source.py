@@ -83,6 +83,9 @@ class HfSource:
             f".{entry}." in f".{module}." for entry in kept
         )
 
+    def file_of(self, name: str) -> Path:
+        return self._files[name]
+
     def shape(self, name: str) -> tuple[int, ...]:
         with safe_open(self._files[name], framework="pt") as file:
             return tuple(file.get_slice(name).get_shape())

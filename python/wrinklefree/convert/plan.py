@@ -60,6 +60,16 @@ class PlannedTensor:
 
 
 @dataclass(frozen=True, slots=True)
+class FloatShare:
+    """Parameters that are kept in a float type for one reason."""
+
+    reason: str
+    tensors: int
+    parameters: int
+    share: float  # of all parameters
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything about a file but its bytes."""
 
@@ -71,12 +81,38 @@ class Plan:
 
     @property
     def shares(self) -> list[TypeShare]:
-        shapes = {tensor.gguf_name: tensor.shape for tensor in self.tensors}
-        return type_shares(shapes, {tensor.gguf_name: tensor.type for tensor in self.tensors})
+        return type_shares((t.type.name, t.num_parameters, t.num_bytes) for t in self.tensors)
 
     @property
     def fallbacks(self) -> list[PlannedTensor]:
         return [tensor for tensor in self.tensors if tensor.fallback]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors, without the header and the padding between them."""
+        return sum(tensor.num_bytes for tensor in self.tensors)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(tensor.num_parameters for tensor in self.tensors)
+
+    @property
+    def not_ternary(self) -> list[FloatShare]:
+        """What is not ternary, and why, largest part first."""
+        groups: dict[str, list[PlannedTensor]] = {}
+        for tensor in self.tensors:
+            if not tensor.is_ternary:
+                groups.setdefault(_float_reason(tensor.hf_name), []).append(tensor)
+        shares = [
+            FloatShare(
+                reason,
+                len(group),
+                (count := sum(t.num_parameters for t in group)),
+                count / self.num_parameters,
+            )
+            for reason, group in groups.items()
+        ]
+        return sorted(shares, key=lambda share: -share.parameters)
 
     @property
     def ternary_bits_per_weight(self) -> float:
@@ -177,6 +213,16 @@ def _dense_type(source: HfSource, hf_name: str, shape: tuple[int, ...], embed: s
     if not Q8_0.fits(shape[-1]):
         return F16
     return Q8_0 if is_exact(source.read(hf_name), Q8_0) else F16
+
+
+def _float_reason(hf_name: str) -> str:
+    if hf_name == "model.embed_tokens.weight":
+        return "embedding"
+    if hf_name == "lm_head.weight":
+        return "output head"
+    if hf_name.endswith(".bias"):
+        return "bias"
+    return "projection that the artifact keeps in float" if names.is_projection(hf_name) else "norm"
 
 
 def _refuse_float_model(source: HfSource) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from wrinklefree.errors import FormatError, UsageError, nearest
@@ -100,31 +100,15 @@ class TypeShare:
     bits_per_weight: float
 
 
-def type_shares(
-    shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, TensorType]
-) -> list[TypeShare]:
-    """Tensors, parameters and bytes per type, largest share first."""
-    total = sum(_count(shape) for shape in shapes.values())
+def type_shares(tensors: Iterable[tuple[str, int, int]]) -> list[TypeShare]:
+    """What each type takes, largest share first; `tensors` are (type, parameters, bytes)."""
+    groups: dict[str, list[tuple[int, int]]] = {}
+    for name, parameters, num_bytes in tensors:
+        groups.setdefault(name, []).append((parameters, num_bytes))
+    total = sum(parameters for group in groups.values() for parameters, _ in group)
     shares = []
-    for kind in sorted(set(types.values()), key=lambda t: t.name):
-        names = [name for name in shapes if types[name] is kind]
-        parameters = sum(_count(shapes[name]) for name in names)
-        num_bytes = sum(kind.num_bytes(shapes[name]) for name in names)
-        shares.append(
-            TypeShare(
-                kind.name,
-                len(names),
-                parameters,
-                parameters / total,
-                num_bytes,
-                8 * num_bytes / parameters,
-            )
-        )
+    for name, group in sorted(groups.items()):
+        parameters, num_bytes = (sum(column) for column in zip(*group, strict=True))
+        bits = 8 * num_bytes / parameters
+        shares.append(TypeShare(name, len(group), parameters, parameters / total, num_bytes, bits))
     return sorted(shares, key=lambda share: -share.parameters)
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
