@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from wrinklefree import reference
 from wrinklefree.bench import train
 from wrinklefree.bench.shapes import Model
 
@@ -40,6 +41,28 @@ def test_variants_share_parameters_and_ternary_ones_agree() -> None:
         assert float((hidden[other] - hidden["qat"]).abs().max()) > 0.5
     shared = {id(parameter) for parameter in models["qat"].parameters()}
     assert all(id(p) in shared for model in models.values() for p in model.parameters())
+
+
+@pytest.mark.peer
+def test_torchao_trains_the_same_layers() -> None:
+    pytest.importorskip("torchao", reason="torchao is not installed")
+    torch.manual_seed(0)
+    shape = TINY._replace(hidden=64, ffn=128, head_dim=16)
+    plain = train._variants(shape)["plain_bf16"]
+    model = train.torchao_model(plain)
+    with torch.no_grad():
+        for layer in plain.model.layers:
+            for linear in (m for m in layer.modules() if isinstance(m, torch.nn.Linear)):
+                linear.weight.copy_(reference.fake_quant_ternary(linear.weight, 1.0))
+    batch = train._random_batch(PLAN)
+    hidden = train.decode(model, batch).last_BLD.float()
+    ours = train.decode(plain, batch).last_BLD
+    # The same ternary weights; bfloat16 sums and int8 activations in torchao's.
+    torch.testing.assert_close(hidden, ours, rtol=0.1, atol=0.15)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    before = model.model.layers[0].mlp.up_proj.weight._data.clone()
+    train._step(model, batch, optimizer)
+    assert not torch.equal(model.model.layers[0].mlp.up_proj.weight._data, before)
 
 
 @pytest.mark.parametrize("variant", ["plain_bf16", "qat", "qat_int8_grad", "qat_ramp", "qat_eager"])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import importlib.util
 import resource
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from wrinklefree.bench.eager_bitlinear import use_eager_
 from wrinklefree.bench.shapes import Model
 from wrinklefree.data.loader import Batch
+from wrinklefree.errors import UsageError
 from wrinklefree.models.quant_config import QuantConfig
 from wrinklefree.models.surgery import quantize_, set_int8_grad, set_lambda
 from wrinklefree.training.forward import decode, head_input
@@ -48,7 +51,8 @@ def bench_train(plan: TrainPlan) -> dict[str, Any]:
     update, as the trainer does it. They differ in the linear layers alone: `plain_bf16` has
     torch's, `qat` those of the package at lambda 1, `qat_int8_grad` with int8 input gradients too,
     `qat_ramp` at lambda 0.5, `qat_eager` the same quantizers as eager torch; all but `plain_bf16`
-    have SubLN norms.
+    have SubLN norms. Where torchao is installed, `qat_torchao` is its prototype of BitNet training:
+    weights and gradients in bfloat16, as it needs, no SubLN.
     `*_over_plain` is the median of the time of a step over that of the plain one of its round.
     """
     torch.set_num_threads(plan.threads)
@@ -56,10 +60,14 @@ def bench_train(plan: TrainPlan) -> dict[str, Any]:
     models = _variants(plan.shape)
     optimizer = torch.optim.AdamW(models["qat"].parameters(), lr=1e-5, fused=True)
     batch = _random_batch(plan)
-    runs: dict[str, Callable[[], None]] = {
-        name: lambda model=model: _step(model, batch, optimizer)  # type: ignore[misc]
-        for name, model in models.items()
-    }
+    runs = {name: partial(_step, model, batch, optimizer) for name, model in models.items()}
+    if importlib.util.find_spec("torchao") is not None:
+        other = torchao_model(models["plain_bf16"])
+        runs["qat_torchao"] = partial(
+            _step, other, batch, torch.optim.AdamW(other.parameters(), lr=1e-5)
+        )
+    elif plan.profile == "qat_torchao":
+        raise UsageError('--profile qat_torchao needs torchao: pip install "wrinklefree[peers]"')
     peaks = {name: _peak_mib(run) for name, run in runs.items()}  # the first call is the warm-up
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(plan.steps):
@@ -124,6 +132,16 @@ def _variants(shape: Model) -> dict[str, PreTrainedModel]:
 
 def _with_shared_parameters(model: LlamaForCausalLM) -> LlamaForCausalLM:
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
+def torchao_model(plain: PreTrainedModel) -> PreTrainedModel:
+    """The model with torchao's BitNet weights in its layers; the head stays as it is."""
+    from torchao.prototype.quantized_training import bitnet_training
+    from torchao.quantization import quantize_ as torchao_quantize_
+
+    model = copy.deepcopy(plain).bfloat16()
+    torchao_quantize_(model.base_model, bitnet_training())
+    return model
 
 
 def _random_batch(plan: TrainPlan) -> Batch:

@@ -14,7 +14,7 @@ wf bench train --model smollm2_135m --json
 wf bench train --batch 4 --length 256 --threads 2 --profile qat
 """
 MODELS = {"smollm2_135m": "SMOLLM2", "bitnet_2b_4t": "BITNET"}
-VARIANTS = ("plain_bf16", "qat", "qat_int8_grad", "qat_ramp", "qat_eager")
+VARIANTS = ("plain_bf16", "qat", "qat_int8_grad", "qat_ramp", "qat_eager", "qat_torchao")
 
 
 @click.command(cls=Command, epilog=EXAMPLES)
