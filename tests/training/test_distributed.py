@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from wrinklefree.configs.config import DistributedConfig, GradientConfig
 from wrinklefree.errors import UsageError
 from wrinklefree.models.teacher import load_teacher
 from wrinklefree.training.distributed import World, open_world
+from wrinklefree.training.finite import NonFiniteError
 from wrinklefree.training.sharding import shard
 
 Run = Callable[..., Path]
@@ -102,6 +104,41 @@ def test_both_stop_at_a_signal_and_one_goes_on(
     losses = [entry["loss"] for entry in read_metrics(out)]
     expected = [entry["loss"] for entry in read_metrics(alone)]
     assert losses == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_a_loss_that_is_not_finite_in_one_process_stops_both(
+    kind: str, run: Run, stories: str, tmp_path: Path
+) -> None:
+    """One row in 48 has a word whose embedding is NaN: the error is the same with two processes,
+    and names the one that had the row."""
+    model, tokenizer = load_teacher(stories)
+    rare = tokenizer.encode("~", add_special_tokens=False)[-1]
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    with torch.no_grad():
+        model.model.embed_tokens.weight[rare] = torch.nan
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    lines = [f'{{"prompt": "Tom has {i}", "completion": " cats"}}\n' for i in range(48)]
+    lines[17] = lines[17].replace("cats", "~ cats")
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+    stage = (
+        "training=bitnet_sft",
+        f"model.path={tmp_path / 'model'}",
+        *(f"data.path={tmp_path / 'rows.jsonl'}", "data.format=sft", "data.eval_rows=0"),
+        *("training.batch_size=4", "training.steps=6", "training.accumulation=2"),
+        *("training.save_every=1", "training.dtype=float32"),
+    )
+    with pytest.raises(NonFiniteError, match=r"embed_tokens is the first .*rows .*\b17\b") as alone:
+        run("bitnet_sft", tmp_path / "alone", *stage[1:])
+    together = start(kind, tmp_path / "together", *stage)
+    _, told = together.communicate(timeout=300)
+    assert together.returncode != 0
+    assert re.search(rf"rank [01]: {re.escape(str(alone.value))}", told), told
+    step = int(str(alone.value).split(":")[0].removeprefix("step "))
+    for out in ("alone", "together"):
+        assert (tmp_path / out / "state").is_dir() == (step > 0)
 
 
 AGREEMENTS = """
