@@ -11,17 +11,14 @@ was stopped; tables and learning curves are written to OUT/report.md.
 from __future__ import annotations
 
 import json
-import os
-import queue
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+
+from machine import Commands, Machine
 
 SEARCHED_RATES = ("3e-5", "1e-4", "3e-4")
 HELD_OUT = 300  # training rows that choose the learning rate
@@ -78,45 +75,6 @@ class Result:
         return self.curve[-1][1]
 
 
-class Machine:
-    """Runs commands side by side, each on cores of its own."""
-
-    def __init__(self, jobs: int) -> None:
-        cores = sorted(os.sched_getaffinity(0))
-        if not 1 <= jobs <= len(cores):
-            raise click.UsageError(f"--jobs must be in [1, {len(cores)}], the number of cores")
-        self._pool = ThreadPoolExecutor(jobs)
-        self._free: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
-        for i in range(jobs):
-            self._free.put(cores[i::jobs])
-
-    def map(self, work: Iterable[tuple[Sequence[str], ...]]) -> list[list[str]]:
-        """Outputs of the commands of each chain, which run one after another."""
-        return list(self._pool.map(self._run, work))
-
-    def _run(self, commands: tuple[Sequence[str], ...]) -> list[str]:
-        cores = self._free.get()
-        try:
-            return [self._call(command, cores) for command in commands]
-        finally:
-            self._free.put(cores)
-
-    @staticmethod
-    def _call(command: Sequence[str], cores: list[int]) -> str:
-        print(" ".join(command), flush=True)
-        program = Path(sys.executable).with_name(command[0])
-        result = subprocess.run(
-            [str(program), *command[1:]],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(len(cores))},
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        )
-        if result.returncode:
-            raise click.ClickException(f"{' '.join(command)}\n{result.stderr[-2000:]}")
-        return result.stdout
-
-
 @dataclass(frozen=True, slots=True)
 class Study:
     """The runs of one task and budget."""
@@ -127,17 +85,15 @@ class Study:
     out: Path
     steps: int
 
-    def teacher(self, lr: str, seed: int) -> tuple[Path, tuple[Sequence[str], ...]]:
+    def teacher(self, lr: str, seed: int) -> tuple[Path, Commands]:
         out = self.out / f"teacher-lr{lr}-seed{seed}"
         return out, (self._train("teacher_sft", self.base, out, lr, seed, self.steps),)
 
-    def bitnet(self, lr: str, seed: int) -> tuple[Path, tuple[Sequence[str], ...]]:
+    def bitnet(self, lr: str, seed: int) -> tuple[Path, Commands]:
         out = self.out / f"bitnet_sft-lr{lr}-seed{seed}"
         return out, (self._train("bitnet_sft", self.base, out, lr, seed, self.steps),)
 
-    def student(
-        self, variant: Variant, teacher: Path, lr: str, seed: int
-    ) -> tuple[Path, tuple[Sequence[str], ...]]:
+    def student(self, variant: Variant, teacher: Path, lr: str, seed: int) -> tuple[Path, Commands]:
         name = f"{variant.name.replace(' ', '-')}-lr{lr}-seed{seed}"
         first, middle, out = (self.out / f"{name}{end}" for end in ("-s1", "-s19", ""))
         commands: list[Sequence[str]] = [
