@@ -66,7 +66,7 @@ def main(
     questions = [(path, text) for path in runs.values() for text in texts.values()]
     answers = machine.map([perplexity(path, text, windows)] for path, text in questions)
     found = {
-        question: json.loads(answer)["results"]["ppl"]["metrics"]["word_perplexity"]["value"]
+        question: json.loads(answer)["results"]["ppl"]["metrics"]["perplexity"]["value"]
         for question, (answer,) in zip(questions, answers, strict=True)
     }
     lines = [f"| model | tokens | {' | '.join(texts)} |", "|---|---|" + "---|" * len(texts)]
