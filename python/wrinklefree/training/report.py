@@ -95,9 +95,11 @@ def _pictures(log: Log, artifact: Loaded) -> dict[str, Callable[[Axes], None]]:
     histograms = weight_histograms(artifact.model)
     pictures: dict[str, Callable[[Axes], None]] = {
         "loss": partial(draw.draw_loss, train=log.train, evaluations=log.evaluations),
-        "rates": partial(draw.draw_rates, train=log.train),
-        "gradient": partial(draw.draw_gradient, train=log.train),
     }
+    if draw.names(log.evaluations, "accuracy"):
+        pictures["accuracy"] = partial(draw.draw_accuracy, evaluations=log.evaluations)
+    pictures["rates"] = partial(draw.draw_rates, train=log.train)
+    pictures["gradient"] = partial(draw.draw_gradient, train=log.train)
     if draw.names(log.train, "grad_share_"):
         pictures["shares"] = partial(draw.draw_shares, train=log.train)
     pictures["latent"] = partial(draw.draw_latent, histograms=histograms)
@@ -119,6 +121,9 @@ def _facts(log: Log, artifact: Loaded) -> list[tuple[str, str]]:
     if held_out:
         text = f"{held_out[0]:.4f} at first, {held_out[-1]:.4f} last"
         facts.append(("held-out cross-entropy", f"{text} (nats per label)"))
+    _, accuracy = draw.series(log.evaluations, "accuracy")
+    if accuracy:
+        facts.append(("held-out accuracy", f"{accuracy[0]:.4f} at first, {accuracy[-1]:.4f} last"))
     facts.append(("lambda", f"{artifact.manifest.lam:g}, SubLN {artifact.manifest.subln}"))
     return facts
 

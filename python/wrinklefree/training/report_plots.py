@@ -43,6 +43,15 @@ def draw_loss(axes: Axes, train: Entries, evaluations: Entries) -> None:
     axes.legend()
 
 
+def draw_accuracy(axes: Axes, evaluations: Entries) -> None:
+    """The share of right answers on the held-out rows of a choice task."""
+    found = [n for n in ("accuracy", "accuracy_deployed") if names(evaluations, n)]
+    for name, colour in zip(found, plots.colours(len(found)), strict=True):
+        axes.plot(*series(evaluations, name), "o-", color=colour, markersize=4, label=name)
+    axes.set(title="Held-out accuracy", xlabel="step", ylabel="share of the rows")
+    axes.legend()
+
+
 def draw_rates(axes: Axes, train: Entries) -> None:
     """Learning rate, and lambda on an axis of its own."""
     rate, blend = plots.colours(2)
