@@ -68,7 +68,7 @@ def test_a_teacher_has_no_codes(run: Run, stories: str, corpus: str, tmp_path: P
 
 
 def test_a_choice_task_shows_its_accuracy(run: Run, stories: str, tmp_path: Path) -> None:
-    line = '{{"prompt": "Tom and {}", "choices": [" the", " and"], "label": {}}}\n'
+    line = '{{"prompt": "Tom and {}", "choices": ["the", "and"], "label": {}}}\n'
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(line.format(name, int(name > "M")) for name in "AVBWCXDYEZ" * 4))
     given = (f"model.path={stories}", f"data.path={rows}", "data.format=choice")
