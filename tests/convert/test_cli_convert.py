@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ from tests.convert.tiny_models import (
 )
 from wrinklefree.cli.convert import main
 from wrinklefree.convert import to_gguf
+from wrinklefree.convert.agreement import verify_perplexity
+from wrinklefree.convert.corpus import PROSE
 from wrinklefree.convert.verify import verify_tokens
 from wrinklefree.errors import VerificationError
+from wrinklefree.models import Manifest, QuantConfig, load_teacher, quantize_, save_artifact
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -66,7 +70,7 @@ def test_there_and_back_with_full_verification(wide: Path, tmp_path: Path) -> No
     assert report["bytes"] == file.stat().st_size < report["source_bytes"] / 3
     assert report["fallbacks"] == []
     assert report["verified"]["logits"]["mean_kl"] < 1e-4
-    assert report["verified"]["token_strings"] > 150
+    assert report["verified"]["token_strings"] >= 1000
     assert sum(share["share"] for share in report["types"]) == pytest.approx(1.0)
     sizes = sum(share["num_bytes"] for share in report["types"])
     assert report["tensor_bytes"] == sizes < report["bytes"]
@@ -266,6 +270,86 @@ def test_other_token_ids_do_not_verify(wide: Path, tmp_path: Path) -> None:
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(VerificationError, match=r"tokenizer\.json gives"):
         verify_tokens(other, tmp_path / "x.gguf")
+
+
+@pytest.fixture(scope="module")
+def trained(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained stories260K, ternary without further training."""
+    model, its_tokenizer = load_teacher(tokenizer)
+    quantize_(model, QuantConfig(subln="none"))
+    path = tmp_path_factory.mktemp("trained") / "stories"
+    save_artifact(model, its_tokenizer, path, Manifest(stage="test"))
+    return path
+
+
+def test_full_verification_adds_the_perplexity_of_both(trained: Path, tmp_path: Path) -> None:
+    code, out, err = run(trained, tmp_path / "x.gguf", "--verify", "full", "--json")
+    assert code == 0, err
+    found = json.loads(out)["verified"]["perplexity"]
+    assert found["tokens"] > 800
+    assert found["written"] == pytest.approx(found["source"], rel=0.01)
+    assert found["written"] < 2000  # not the 512 of a model without knowledge, and not nonsense
+
+    (tmp_path / "text").write_text("Once upon a time there was a little girl. " * 9)
+    arguments = ("--verify", "full", "--text", tmp_path / "text", "--json")
+    code, out, err = run(tmp_path / "x.gguf", tmp_path / "back", *arguments)
+    assert code == 0, err
+    other = json.loads(out)["verified"]["perplexity"]
+    assert other["tokens"] < found["tokens"]
+    assert other["written"] == other["source"]
+
+
+def test_a_rounded_embedding_is_measured_not_refused(trained: Path, tmp_path: Path) -> None:
+    arguments = (tmp_path / "x.gguf", "--embed-type", "q4_0", "--verify", "full")
+    code, out, err = run(trained, *arguments, "--json")
+    assert code == 0, err
+    verified = json.loads(out)["verified"]
+    assert 0.01 < verified["logits"]["mean_kl"] < 0.2
+    assert verified["perplexity"]["written"] > 1.03 * verified["perplexity"]["source"]
+    _, out, _ = run(trained, *arguments)
+    assert "embedding in Q4_0: 0.0 MB, in F16 0.1 MB; it costs a mean KL of" in out
+    assert "% of perplexity" in out
+    assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
+
+
+def test_a_rounded_embedding_hides_no_mistake(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(to_gguf.names, "interleave_halves", lambda rows, heads: rows)
+    arguments = (trained, tmp_path / "x.gguf", "--embed-type", "q4_0")
+    assert_fails(3, "logits of the written model differ", *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_perplexities_that_differ_are_an_error(wide: Path, trained: Path) -> None:
+    with pytest.raises(VerificationError, match=r"perplexity of the written model .* 1% apart"):
+        verify_perplexity(wide, trained, PROSE)
+
+
+def test_a_wrong_key_does_not_verify(
+    wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_keys = to_gguf.add_keys
+    monkeypatch.setattr(
+        to_gguf,
+        "add_keys",
+        lambda writer, keys: add_keys(writer, keys | {"bitnet.rope.freq_base": 2.0, "x.y": 1}),
+    )
+    assert_fails(3, "differ: bitnet.rope.freq_base, x.y", wide, tmp_path / "x.gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checks_that_cannot_be_made_are_refused_first(
+    wide: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, peer = tmp_path / "x.gguf", ("--verify", "llama.cpp")
+    assert_fails(2, "--text belongs to", wide, target, "--text", wide / "config.json")
+    assert_fails(2, "I2_S is bitnet.cpp's own type", wide, target, *peer, "--type", "i2_s")
+    file = data_dir / "stories260k_hf" / "stories260K-f32.gguf"
+    assert_fails(2, "belongs to --to gguf", file, tmp_path / "out", *peer)
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    assert_fails(2, 'pip install "wrinklefree[peers]"', wide, target, *peer)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_float_teacher_says_that_it_is_dequantized(data_dir: Path, tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.convert.mainline import LlamaCpp
 from tests.convert.tiny_models import ODD, WIDE, save_tiny_artifact
+from wrinklefree.convert.corpus import PROSE
+from wrinklefree.convert.llama_cpp import LlamaCpp, verify_in_llama_cpp
 from wrinklefree.convert.plan import plan_gguf
 from wrinklefree.convert.to_gguf import write_gguf
+from wrinklefree.errors import VerificationError
 from wrinklefree.models import (
     Manifest,
     QuantConfig,
@@ -28,6 +30,7 @@ from wrinklefree.models import (
     save_artifact,
 )
 
+pytest.importorskip("xllamacpp", reason="peer not installed: pip install xllamacpp")
 pytestmark = pytest.mark.peer
 
 PROMPT = (1, 403, 407, 261, 378, 299, 310, 427, 286, 333, 401, 317, 265, 388, 296, 352)
@@ -142,12 +145,35 @@ def test_perplexity_of_trained_weights(trained: Path, story: list[int]) -> None:
     first = 8
     nats = [-logprobs[t - 1, story[t]] for t in range(first, len(story))]
     ours = float(np.exp(np.mean(nats)))
-    theirs = LlamaCpp(convert(trained, "auto")).perplexity(story, vocab=VOCAB, first=first)
-    assert theirs == pytest.approx(ours, rel=0.02)
+    theirs = LlamaCpp(convert(trained, "auto")).logprobs(story, first=first, vocab=VOCAB)
+    assert np.exp(-np.mean(theirs)) == pytest.approx(ours, rel=0.02)
 
 
 def test_text_is_tokenized_alike(trained: Path) -> None:
     peer = LlamaCpp(convert(trained, "auto"))
     tokenizer = AutoTokenizer.from_pretrained(trained)
     for text in ("Once upon a time", "  two  spaces", "numbers 1234", "é ü 你好", "a\nb\n\nc"):
-        assert peer.prompt_tokens(text) == len(tokenizer(text)["input_ids"]), text
+        assert peer.num_tokens(text) == len(tokenizer(text)["input_ids"]), text
+
+
+def test_wf_convert_asks_llama_cpp(data_dir: Path, tmp_path: Path) -> None:
+    artifact = save_tiny_artifact(tmp_path / "a", data_dir / "stories260k_hf", subln="subln")
+    path = convert(artifact, "tq2_0")
+    agreement = verify_in_llama_cpp(artifact, path, PROSE)
+    assert agreement.max_logprob_difference < 0.15
+    assert agreement.tokens == 192
+    assert agreement.written_perplexity == pytest.approx(agreement.source_perplexity, rel=0.02)
+
+
+def test_another_model_does_not_agree(data_dir: Path, tmp_path: Path) -> None:
+    tokenizer = data_dir / "stories260k_hf"
+    artifact = save_tiny_artifact(tmp_path / "a", tokenizer)
+    other = convert(save_tiny_artifact(tmp_path / "b", tokenizer, seed=1), "tq2_0")
+    with pytest.raises(VerificationError, match=r"greedy text differs|does not agree"):
+        verify_in_llama_cpp(artifact, other, PROSE)
+
+
+def test_a_file_llama_cpp_does_not_load(data_dir: Path, tmp_path: Path) -> None:
+    artifact = save_tiny_artifact(tmp_path / "a", data_dir / "stories260k_hf")
+    with pytest.raises(VerificationError, match=r"llama\.cpp does not load"):
+        verify_in_llama_cpp(artifact, convert(artifact, "i2_s"), PROSE)

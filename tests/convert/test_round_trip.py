@@ -19,13 +19,14 @@ from tests.convert.tiny_models import (
     save_tiny_artifact,
 )
 from wrinklefree import _engine
+from wrinklefree.convert.agreement import verify_logits
 from wrinklefree.convert.from_gguf import write_hf
 from wrinklefree.convert.gguf_source import GgufSource
 from wrinklefree.convert.hf_source import HfSource
 from wrinklefree.convert.plan import Plan, plan_gguf
 from wrinklefree.convert.ternary_check import quantize_master
 from wrinklefree.convert.to_gguf import source_ternary, write_gguf
-from wrinklefree.convert.verify import verify_logits, verify_tensors
+from wrinklefree.convert.verify import verify_tensors
 from wrinklefree.errors import FormatError, VerificationError
 from wrinklefree.models import load_artifact
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.convert.mainline import LlamaCpp
 from tests.engine.conftest import PROMPT, greedy_tops
 from wrinklefree import _engine
+from wrinklefree.convert.llama_cpp import LlamaCpp
 
+pytest.importorskip("xllamacpp", reason="peer not installed: pip install xllamacpp")
 pytestmark = pytest.mark.peer
 
 STEPS = 16

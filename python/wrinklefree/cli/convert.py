@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from wrinklefree.cli.command import Command, json_option, verbose_option, version_option
+from wrinklefree.cli.convert_checks import LEVELS, Checks
 from wrinklefree.cli.convert_inspect import inspect
 from wrinklefree.cli.convert_report import plan_report, print_plan, progress_bar, size
 from wrinklefree.errors import UsageError
 
 if TYPE_CHECKING:
     from wrinklefree.convert.gguf_source import GgufSource
-    from wrinklefree.convert.plan import Plan
 
 EXAMPLES = """
 wf-convert runs/s3 student.gguf
-wf-convert runs/s3 student.gguf --type tq1_0 --strict --verify full
+wf-convert runs/s3 student.gguf --type tq1_0 --strict --verify llama.cpp
+wf-convert runs/s3 student.gguf --embed-type q6_k --verify full
 wf-convert SmolLM2-135M-Instruct.Q4_1.gguf teacher/ --to hf
 wf-convert student.gguf back/ --to hf --dry-run
 wf-convert inspect student.gguf --plot codes.png
@@ -64,10 +64,17 @@ class _WithInspect(Command):
 @click.option("--strict", is_flag=True, help="Fail if a tensor cannot have the requested type.")
 @click.option(
     "--verify",
-    type=click.Choice(["none", "tensors", "full"]),
-    default="full",
+    "level",
+    type=click.Choice(LEVELS),
+    default="logits",
     show_default=True,
-    help="tensors: read back and compare; full: token ids and logits as well.",
+    help="tensors: read back and compare; logits: token ids and logits as well; full: and the "
+    "perplexity of both; llama.cpp: and how mainline llama.cpp runs the file.",
+)
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Text for the perplexities, UTF-8. Default: a page that comes with the package.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be written and stop.")
 @json_option
@@ -80,7 +87,8 @@ def main(
     wanted: str,
     embed: str,
     strict: bool,
-    verify: str,
+    level: str,
+    text: Path | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -91,18 +99,20 @@ def main(
     `wf-convert inspect MODEL` prints what a file or directory holds.
     """
     to = to or ("gguf" if dst.suffix == ".gguf" else "hf")
+    checks = Checks(level, text, as_json)
     if not src.exists():
         raise UsageError(f"{src} does not exist")
     if to == "gguf":
         if src.is_file():
             raise UsageError(f"{src} is a file: --to gguf converts model directories")
-        report = _to_gguf(src, dst, wanted, embed, strict, verify, dry_run, as_json)
+        report = _to_gguf(src, dst, wanted, embed, strict, checks, dry_run)
     else:
         if src.is_dir():
             raise UsageError(f"{src} is a directory: --to hf converts .gguf files")
+        checks.refuse(None)
         if (wanted, embed, strict) != ("auto", "auto", False):
             raise UsageError("--type, --embed-type and --strict belong to --to gguf")
-        report = _to_hf(src, dst, verify, dry_run, as_json)
+        report = _to_hf(src, dst, checks, dry_run)
     if as_json:
         click.echo(json.dumps(report))
 
@@ -113,9 +123,8 @@ def _to_gguf(
     wanted: str,
     embed: str,
     strict: bool,
-    verify: str,
+    checks: Checks,
     dry_run: bool,
-    as_json: bool,
 ) -> dict[str, Any]:
     from wrinklefree.convert.atomic import new_file
     from wrinklefree.convert.plan import plan_gguf
@@ -124,45 +133,23 @@ def _to_gguf(
     plan = plan_gguf(src, wanted=wanted, embed=embed)
     if strict:
         plan.refuse_fallbacks()
+    checks.refuse(plan)
     report = plan_report(plan, dst)
-    if not as_json:
+    if not checks.is_quiet:
         print_plan(plan, dst)
     if dry_run:
         return report | {"written": False}
     with new_file(dst) as temporary:
-        with progress_bar("writing", as_json) as show:
+        with progress_bar("writing", checks.is_quiet) as show:
             write_gguf(plan, temporary, show)
         report["bytes"] = temporary.stat().st_size
-        report["verified"] = _verify(plan, temporary, verify, as_json)
-    if not as_json:
+        report["verified"] = checks.of_file(plan, temporary)
+    if not checks.is_quiet:
         click.echo(f"wrote {dst}: {size(report['bytes'])} (source {size(plan.source.num_bytes)})")
     return report | {"written": True}
 
 
-def _verify(plan: Plan, path: Path, level: str, as_json: bool) -> dict[str, Any]:
-    if level == "none":
-        return {}
-    from wrinklefree.convert.verify import verify_logits, verify_tensors, verify_tokens
-
-    with progress_bar("verifying", as_json) as show:
-        done: dict[str, Any] = {"tensors": verify_tensors(plan, path, show)}
-    if level == "full":
-        done["token_strings"] = verify_tokens(plan.source.path, path)
-        done["logits"] = asdict(verify_logits(plan.source.path, path))
-    _print_checks(done, as_json)
-    return done
-
-
-def _print_checks(done: dict[str, Any], as_json: bool) -> None:
-    lines = [f"{done['tensors']} tensors read back equal"]
-    if "logits" in done:
-        lines.append(f"{done['token_strings']} strings with equal token ids")
-        lines.append(f"logits within a mean KL of {done['logits']['mean_kl']:.1e} nats")
-    if not as_json:
-        click.echo("verified: " + ", ".join(lines))
-
-
-def _to_hf(src: Path, dst: Path, verify: str, dry_run: bool, as_json: bool) -> dict[str, Any]:
+def _to_hf(src: Path, dst: Path, checks: Checks, dry_run: bool) -> dict[str, Any]:
     from wrinklefree.convert.atomic import new_directory
     from wrinklefree.convert.from_gguf import float_bytes, write_hf
     from wrinklefree.convert.gguf_source import GgufSource
@@ -177,35 +164,19 @@ def _to_hf(src: Path, dst: Path, verify: str, dry_run: bool, as_json: bool) -> d
         "float32_bytes": float_bytes(source),
         "types": _type_counts(source),
     }
-    if not as_json:
+    if not checks.is_quiet:
         click.echo(f"{src} -> {dst} (architecture {source.architecture.name})")
         click.echo(f"  types: {', '.join(f'{n} {t}' for t, n in _type_counts(source).items())}")
         click.echo(f"  {_describe(source, report)}")
     if dry_run:
         return report | {"written": False}
     with new_directory(dst) as temporary:
-        with progress_bar("writing", as_json) as show:
+        with progress_bar("writing", checks.is_quiet) as show:
             write_hf(source, temporary, show)
-        report["verified"] = _verify_directory(source, temporary, verify, as_json)
-    if not as_json:
+        report["verified"] = checks.of_directory(source, temporary)
+    if not checks.is_quiet:
         click.echo(f"wrote {dst}")
     return report | {"written": True}
-
-
-def _verify_directory(
-    source: GgufSource, directory: Path, level: str, as_json: bool
-) -> dict[str, Any]:
-    """As `_verify`, in the other direction."""
-    if level == "none":
-        return {}
-    from wrinklefree.convert.verify import verify_directory, verify_logits, verify_tokens
-
-    done: dict[str, Any] = {"tensors": verify_directory(source, directory)}
-    if level == "full":
-        done["token_strings"] = verify_tokens(directory, source.path)
-        done["logits"] = asdict(verify_logits(source.path, directory))
-    _print_checks(done, as_json)
-    return done
 
 
 def _describe(source: GgufSource, report: dict[str, Any]) -> str:

@@ -78,6 +78,7 @@ class Plan:
     metadata: dict[str, Any]
     tensors: list[PlannedTensor]
     notes: list[str] = field(default_factory=list)
+    llama_cpp_limit: str | None = None  # why mainline llama.cpp cannot run the file
 
     @property
     def shares(self) -> list[TypeShare]:
@@ -95,6 +96,12 @@ class Plan:
     @property
     def num_parameters(self) -> int:
         return sum(tensor.num_parameters for tensor in self.tensors)
+
+    @property
+    def embeddings(self) -> list[PlannedTensor]:
+        """The embedding, and the head if it has weights of its own."""
+        names = ("model.embed_tokens.weight", "lm_head.weight")
+        return [tensor for tensor in self.tensors if tensor.hf_name in names]
 
     @property
     def not_ternary(self) -> list[FloatShare]:
@@ -166,7 +173,8 @@ def plan_gguf(path: Path, *, wanted: str = "auto", embed: str = "auto") -> Plan:
         notes.append(f"only wrinklefree runs this file: {limit}")
     if any(tensor.type.name == "I2_S" for tensor in tensors):
         notes.append("I2_S is bitnet.cpp's own type: mainline llama.cpp does not load it")
-    return Plan(source, arch, metadata, tensors, notes)
+        limit = limit or "I2_S is bitnet.cpp's own type"
+    return Plan(source, arch, metadata, tensors, notes, limit)
 
 
 def _rope_divisors(config: Mapping[str, Any]) -> list[PlannedTensor]:
@@ -222,6 +230,8 @@ def _float_reason(hf_name: str) -> str:
         return "output head"
     if hf_name.endswith(".bias"):
         return "bias"
+    if hf_name == "config.json":
+        return "rotary frequencies"
     return "projection that the artifact keeps in float" if names.is_projection(hf_name) else "norm"
 
 
