@@ -110,6 +110,18 @@ class ScriptedModel:
         self._all_slots.add(slot)
         return slot
 
+    def fork(
+        self, slot: ScriptedSlot, length: int, sampling: SamplingParams, *, max_tokens: int
+    ) -> ScriptedSlot:
+        forked = self.open(sampling, max_tokens=max_tokens)
+        assert length <= len(slot.tokens)
+        forked.tokens = slot.tokens[:length]
+        return forked
+
+    def slot_bytes(self, slot: ScriptedSlot) -> int:
+        """More than any cache takes, so that a test sees no slot but those that run."""
+        return (1 << 40) + len(slot.tokens)
+
     @property
     def live_slots(self) -> list[ScriptedSlot]:
         """Slots that the server still holds."""

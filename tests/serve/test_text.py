@@ -100,7 +100,8 @@ def test_the_prompt_must_leave_room_for_one_token(serve: Any, scripted: Any) -> 
     model = scripted([b"x"], endless=True, context_length=64)
     server = serve(model)
     fits = server.complete(prompt=[65] * 63).json()
-    assert fits["usage"] == {"prompt_tokens": 63, "completion_tokens": 1, "total_tokens": 64}
+    usage = {"prompt_tokens": 63, "completion_tokens": 1, "total_tokens": 64}
+    assert fits["usage"] == {**usage, "prompt_tokens_details": {"cached_tokens": 0}}
     num_steps = model.num_steps
     for answer in (
         server.complete(prompt=[65] * 64),

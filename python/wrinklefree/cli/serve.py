@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -46,7 +47,8 @@ wf-serve student.gguf --host 0.0.0.0 --api-key-file keys.txt
 @click.option(
     "--api-key-file",
     type=click.Path(path_type=Path),
-    help="File with one accepted key per line; needed for other hosts than loopback.",
+    help="File with one accepted key per line; other hosts than loopback need this or "
+    "WF_API_KEYS, keys with commas between them.",
 )
 @click.option(
     "--parallel",
@@ -62,6 +64,13 @@ wf-serve student.gguf --host 0.0.0.0 --api-key-file keys.txt
     show_default=True,
     help="Answers that may wait; more are refused with 429.",
 )
+@click.option(
+    "--prefix-cache",
+    type=click.IntRange(min=0),
+    default=256,
+    show_default=True,
+    help="MiB of keys and values kept for prompts that begin like earlier ones; 0: none.",
+)
 @verbose_option
 @version_option("wf-serve")
 def main(
@@ -74,6 +83,7 @@ def main(
     api_key_file: Path | None,
     parallel: int,
     max_queue: int,
+    prefix_cache: int,
 ) -> None:
     """Serve MODEL, an artifact directory or a .gguf file.
 
@@ -84,13 +94,15 @@ def main(
     settings = Settings(
         model_name=model.resolve().name.removesuffix(".gguf"),
         host=host,
-        api_keys=() if api_key_file is None else read_keys(api_key_file),
+        api_keys=(*keys_of_environment(), *(read_keys(api_key_file) if api_key_file else ())),
         parallel=parallel,
         max_queue=max_queue,
+        prefix_cache_bytes=prefix_cache << 20,
     )
     if not settings.is_local and not settings.api_keys:
         raise UsageError(
-            f"--host {host} lets other machines connect: give --api-key-file, or use 127.0.0.1"
+            f"--host {host} lets other machines connect: give --api-key-file or WF_API_KEYS, or "
+            "use 127.0.0.1"
         )
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     with (
@@ -98,6 +110,12 @@ def main(
         load(model, threads=threads, context=context, kv_cache=kv_cache) as llm,
     ):
         run(llm, settings, listener)
+
+
+def keys_of_environment() -> tuple[str, ...]:
+    """Keys of WF_API_KEYS, with commas between them."""
+    keys = os.environ.get("WF_API_KEYS", "").split(",")
+    return tuple(key.strip() for key in keys if key.strip())
 
 
 def read_keys(path: Path) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from wrinklefree.serve.errors import ApiError, generation_failed, shutting_down
 from wrinklefree.serve.generation import Finished, Prompt
 from wrinklefree.serve.job import Job
 from wrinklefree.serve.replies import Reply
-from wrinklefree.serve.responses import Timings, Usage
+from wrinklefree.serve.responses import PromptDetails, Timings, Usage
 from wrinklefree.serve.streaming import Delta, PlacedToken
 
 
@@ -93,12 +93,21 @@ class EventStream(Response):
 
 
 def usage_of(job: Job) -> Usage:
-    """Tokens of all choices; a prompt with several choices counts once."""
+    """Tokens of all choices; a prompt with several choices counts once, also among those that
+    were there already."""
     prompt = job.num_prompt_tokens
     completion = sum(finished.completion_tokens for finished in job.finished.values())
     return Usage(
-        prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=prompt + completion,
+        prompt_tokens_details=PromptDetails(cached_tokens=max(0, prompt - _num_computed(job))),
     )
+
+
+def _num_computed(job: Job) -> int:
+    """Prompt tokens that the engine has really seen."""
+    return sum(one.prompt_tokens - one.cached_tokens for one in job.finished.values())
 
 
 def timings_of(job: Job) -> Timings:
@@ -108,7 +117,6 @@ def timings_of(job: Job) -> Timings:
     started = min(clock.started for clock in clocks)
     first_token = min(clock.first_token for clock in clocks)
     finished = max(clock.finished for clock in clocks)
-    num_prompt = sum(one.prompt_tokens for one in job.finished.values())
     # The first token of each choice comes out of its prompt's last step.
     num_decoded = sum(one.completion_tokens - 1 for one in job.finished.values())
     return Timings(
@@ -116,7 +124,7 @@ def timings_of(job: Job) -> Timings:
         prompt_s=round(first_token - started, 4),
         generation_s=round(finished - first_token, 4),
         time_to_first_token_s=round(first_token - submitted, 4),
-        prompt_tokens_per_s=_rate(num_prompt, first_token - started),
+        prompt_tokens_per_s=_rate(_num_computed(job), first_token - started),
         completion_tokens_per_s=_rate(num_decoded, finished - first_token),
     )
 

@@ -30,6 +30,7 @@ class Finished:
 
     reason: FinishReason
     prompt_tokens: int
+    cached_tokens: int
     completion_tokens: int
     clock: Clock
 
@@ -58,8 +59,8 @@ class Generation:
     cancelled: bool = False
     slot: Any = None
     num_fed: int = 0
-    num_generated: int = 0
-    last_token: int = -1
+    num_cached: int = 0
+    generated: list[int] = field(default_factory=list)
     submitted: float = field(default_factory=time.perf_counter)
     started: float = 0.0
     first_token: float = 0.0
@@ -70,6 +71,15 @@ class Generation:
         """Prompt tokens that the engine has not seen yet."""
         return len(self.prompt) - self.num_fed
 
+    @property
+    def num_generated(self) -> int:
+        return len(self.generated)
+
+    @property
+    def tokens(self) -> list[int]:
+        """What its slot holds: the last sampled token was not fed."""
+        return [*self.prompt[: self.num_fed], *self.generated[:-1]]
+
     def finished(self, reason: FinishReason) -> Finished:
         clock = Clock(self.submitted, self.started, self.first_token, time.perf_counter())
-        return Finished(reason, len(self.prompt), self.num_generated, clock)
+        return Finished(reason, len(self.prompt), self.num_cached, self.num_generated, clock)

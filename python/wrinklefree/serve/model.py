@@ -77,5 +77,11 @@ class ServedModel(Protocol):
     def open(self, sampling: SamplingParams, *, max_tokens: int) -> Any:
         """A slot with room for `max_tokens` tokens; its memory is freed with the object."""
 
+    def fork(self, slot: Any, length: int, sampling: SamplingParams, *, max_tokens: int) -> Any:
+        """A new slot with the first `length` tokens of another one, which goes on as it is."""
+
+    def slot_bytes(self, slot: Any) -> int:
+        """Memory of a slot's keys and values."""
+
     def step(self, work: Sequence[Work]) -> Sequence[Stepped]:
         """Runs all of `work` in one batch."""

@@ -53,6 +53,13 @@ class NativeModel:
         sampler = sampling.sampler()
         return _Slot(self._llm.model.sequence(max_tokens), sampler, sampling.logprobs or 0)
 
+    def fork(self, slot: _Slot, length: int, sampling: SamplingParams, *, max_tokens: int) -> _Slot:
+        sequence = self._llm.model.fork(slot.sequence, length, max_tokens)
+        return _Slot(sequence, sampling.sampler(), sampling.logprobs or 0)
+
+    def slot_bytes(self, slot: _Slot) -> int:
+        return slot.sequence.nbytes
+
     def step(self, work: Sequence[Work]) -> list[Stepped]:
         items = [
             _engine.StepItem(

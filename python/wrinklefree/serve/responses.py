@@ -11,10 +11,17 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 
+class PromptDetails(BaseModel):
+    """`cached_tokens` were there from an earlier prompt, of all choices together."""
+
+    cached_tokens: int
+
+
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptDetails
 
 
 class Timings(BaseModel):

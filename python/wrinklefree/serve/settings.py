@@ -18,6 +18,8 @@ class Settings:
     """Generations that share each engine step; every one holds a KV cache."""
     max_queue: int = 64
     """Generations that may wait for a slot; more are refused with 429."""
+    prefix_cache_bytes: int = 256 << 20
+    """Keys and values kept for prompts that begin the same; 0 keeps none."""
     max_body_bytes: int = 2 << 20
     body_timeout_s: float = 30.0
     drain_timeout_s: float = 30.0

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from wrinklefree.engine import SamplingParams
 from wrinklefree.serve.errors import bad_request, overloaded, shutting_down
 from wrinklefree.serve.generation import FinishReason, Generation, Prompt
+from wrinklefree.serve.metrics import Metrics
 from wrinklefree.serve.model import ServedModel, Token, Work
+from wrinklefree.serve.prefix_cache import MIN_SHARED, Prefix, PrefixCache, num_shared
 from wrinklefree.serve.settings import Settings
 
 log = logging.getLogger("wrinklefree.serve")
@@ -30,6 +32,8 @@ class Worker:
     def __init__(self, model: ServedModel, settings: Settings) -> None:
         self._model = model
         self._settings = settings
+        self.metrics = Metrics(settings.model_name)
+        self._prefixes = PrefixCache(model, settings.prefix_cache_bytes)
         self._waiting: deque[Generation] = deque()
         self._running: list[Generation] = []
         self._wake = threading.Condition()
@@ -126,22 +130,62 @@ class Worker:
             self._end(generation, "cancelled")
 
     def _admit(self) -> None:
-        while self._waiting and len(self._running) < self._settings.parallel:
-            generation = self._waiting[0]
-            generation.started = time.perf_counter()
-            num_tokens = len(generation.prompt) + generation.max_tokens
-            try:
-                generation.slot = self._model.open(generation.sampling, max_tokens=num_tokens)
-            except Exception:
-                log.exception("no slot for a generation of %d tokens", num_tokens)
-                self._end(generation, "failed")
-                continue
-            with self._wake:
+        with self._wake:
+            while self._waiting and len(self._running) < self._settings.parallel:
+                self._waiting[0].started = time.perf_counter()
                 self._running.append(self._waiting.popleft())
+        self.metrics.running.set(self.num_running)
+        self.metrics.waiting.set(self.num_waiting)
+
+    def _open(self, generation: Generation) -> bool:
+        """Opens a slot, on top of what another one holds of the prompt; False if there is none yet,
+        because a generation ahead computes that beginning right now."""
+        prefix = self._longest_prefix(generation)
+        if prefix is None:
+            return False
+        num_tokens = len(generation.prompt) + generation.max_tokens
+        try:
+            if prefix.length:
+                generation.slot = self._model.fork(
+                    prefix.slot, prefix.length, generation.sampling, max_tokens=num_tokens
+                )
+            else:
+                generation.slot = self._model.open(generation.sampling, max_tokens=num_tokens)
+        except Exception:
+            log.exception("no slot for a generation of %d tokens", num_tokens)
+            self._end(generation, "failed")
+            return False
+        generation.num_fed = generation.num_cached = prefix.length
+        self.metrics.prefix_queries.inc(len(generation.prompt))
+        self.metrics.prefix_hits.inc(prefix.length)
+        return True
+
+    def _longest_prefix(self, generation: Generation) -> Prefix | None:
+        """What is there of a prompt but its last token, whose logits are needed; None: wait for it.
+
+        A scored prompt needs the logits of all its tokens.
+        """
+        if self._settings.prefix_cache_bytes == 0 or generation.scores_prompt:
+            return Prefix(None, 0)
+        tokens = generation.prompt[:-1]
+        best = self._prefixes.find(tokens) or Prefix(None, 0)
+        for other in self._running:
+            if other is generation:
+                break
+            if other.slot is None or other.cancelled:
+                continue
+            shared = num_shared(other.prompt, tokens)
+            if shared >= best.length + MIN_SHARED and shared > other.num_fed:
+                return None
+            if min(shared, other.num_fed) >= max(best.length + 1, MIN_SHARED):
+                best = Prefix(other.slot, min(shared, other.num_fed))
+        return best
 
     def _step(self) -> None:
         """One engine step: a token for every decoding slot and a chunk of waiting prompts."""
         batch, work, num_prefilled = self._plan()
+        if not batch:  # the only one that runs got no slot
+            return
         began = time.perf_counter()
         try:
             results = self._model.step(work)
@@ -151,6 +195,7 @@ class Worker:
             for generation in batch:
                 self._end(generation, "failed")
             return
+        self.metrics.steps.inc()
         self._adapt_chunk(num_prefilled, time.perf_counter() - began)
         for generation, item, result in zip(batch, work, results, strict=True):
             generation.num_fed += min(len(item.tokens), generation.num_unfed)
@@ -177,9 +222,11 @@ class Worker:
         batch: list[Generation] = []
         work: list[Work] = []
         budget = self._chunk
-        for generation in self._running:
+        for generation in list(self._running):
+            if generation.slot is None and (budget == 0 or not self._open(generation)):
+                continue
             if generation.num_unfed == 0:
-                item = Work(generation.slot, [generation.last_token], samples=True)
+                item = Work(generation.slot, [generation.generated[-1]], samples=True)
             elif budget > 0:
                 item = self._prompt_part(generation, budget)
                 budget -= len(item.tokens)
@@ -213,8 +260,8 @@ class Worker:
     def _take(self, generation: Generation, token: Token) -> None:
         if generation.num_generated == 0:
             generation.first_token = time.perf_counter()
-        generation.num_generated += 1
-        generation.last_token = token.id
+        generation.generated.append(token.id)
+        self.metrics.generation_tokens.inc()
         if token.id in generation.end_ids:
             self._end(generation, "stop")
             return
@@ -238,8 +285,15 @@ class Worker:
                 self._running.remove(generation)
             else:
                 self._waiting.remove(generation)
+        if generation.slot is not None and reason != "failed":
+            self._prefixes.keep(generation.tokens, generation.slot)
+            self.metrics.prefix_bytes.set(self._prefixes.num_bytes)
         generation.slot = None
-        generation.emit(generation.finished(reason))
+        finished = generation.finished(reason)
+        self.metrics.observe(finished)
+        self.metrics.running.set(self.num_running)
+        self.metrics.waiting.set(self.num_waiting)
+        generation.emit(finished)
 
     def _end_all(self) -> None:
         with self._wake:
