@@ -17,6 +17,9 @@ enum class Activation { silu, relu2 };
 // or inside each ternary linear layer.
 enum class Subln { none, subln, all };
 
+// What transformers' BitNet layers do with `weight_scale` of packed weights.
+enum class PackedScale { none, multiply, divide };
+
 struct RopeScaling {
   enum class Kind { none, linear, llama3, yarn };
   Kind kind = Kind::none;
@@ -34,7 +37,7 @@ struct RopeScaling {
 };
 
 struct ModelConfig {
-  std::string architecture;  // "llama", "qwen2", "qwen3" or "bitnet"
+  std::string architecture;  // "llama", "qwen2", "qwen3", "bitnet" or "wrinklefree"
   int64_t hidden = 0;
   int64_t intermediate = 0;
   int64_t layers = 0;
@@ -51,10 +54,12 @@ struct ModelConfig {
   Subln subln = Subln::none;
   bool has_qk_norm = false;                // a norm on each head of q and k, before RoPE
   bool is_tied = false;                    // the head is the embedding
-  bool is_ternary_artifact = false;        // float32 masters whose linear layers run as ternary
-  std::vector<std::string> not_converted;  // modules of such an artifact that stay float
+  bool interleaves_qk = false;             // q and k rows are in llama.cpp's order
+  bool is_ternary_artifact = false;        // float masters whose linear layers run as ternary
+  PackedScale packed = PackedScale::none;  // or packed weights of transformers' BitNet
+  std::vector<std::string> not_converted;  // modules of the blocks that stay float
 
-  // Whether the linear layer called `module` of a ternary artifact is ternary.
+  // Whether the linear layer called `module` of a ternary model is ternary.
   bool is_converted(const std::string& module) const;
   int64_t q_width() const { return heads * head_dim; }
   int64_t kv_width() const { return kv_heads * head_dim; }

@@ -12,22 +12,28 @@ namespace wf::engine {
 
 namespace {
 
+constexpr int64_t kSchema = 1;  // of the `wrinklefree.*` keys
+
 struct Architecture {
   const char* name;    // as in general.architecture, in small letters
   const char* family;  // ModelConfig::architecture
   Activation activation;
-  bool has_subln;
+  Subln subln;
   bool has_qk_norm;
 };
 
-// `bitnet` is mainline llama.cpp's graph (SiLU), the other two are bitnet.cpp's (squared ReLU).
-constexpr std::array<Architecture, 6> kArchitectures = {{
-    {"llama", "llama", Activation::silu, false, false},
-    {"qwen2", "qwen2", Activation::silu, false, false},
-    {"qwen3", "qwen3", Activation::silu, false, true},
-    {"bitnet", "bitnet", Activation::silu, true, false},
-    {"bitnet-b1.58", "bitnet", Activation::relu2, true, false},
-    {"bitnet-25", "bitnet", Activation::relu2, true, false},
+// `bitnet` is mainline llama.cpp's graph (SiLU), the next three are names of bitnet.cpp's (squared
+// ReLU). The last is what wf-convert calls a model that none of them is: its own keys say the rest.
+constexpr const char* kOwn = "wrinklefree";
+constexpr std::array<Architecture, 8> kArchitectures = {{
+    {"llama", "llama", Activation::silu, Subln::none, false},
+    {"qwen2", "qwen2", Activation::silu, Subln::none, false},
+    {"qwen3", "qwen3", Activation::silu, Subln::none, true},
+    {"bitnet", "bitnet", Activation::silu, Subln::subln, false},
+    {"bitnet-b1.58", "bitnet", Activation::relu2, Subln::subln, false},
+    {"bitnet-25", "bitnet", Activation::relu2, Subln::subln, false},
+    {"bitnet-b158", "bitnet", Activation::relu2, Subln::subln, false},
+    {kOwn, kOwn, Activation::silu, Subln::none, false},
 }};
 
 class GgufReader {
@@ -51,6 +57,19 @@ class GgufReader {
       fail("'" + key + "' is missing or not a string");
     }
     return std::get<std::string>(*value);
+  }
+
+  std::vector<std::string> texts_or_none(const std::string& key) const {
+    const GgufValue* value = file_.find(key);
+    if (value == nullptr) return {};
+    std::vector<std::string> texts;
+    for (const GgufScalar& item : value->items) {
+      if (!value->is_array || !std::holds_alternative<std::string>(item)) {
+        fail("'" + key + "' must be a list of strings");
+      }
+      texts.push_back(std::get<std::string>(item));
+    }
+    return texts;
   }
 
   int64_t integer(const std::string& key) const {
@@ -104,6 +123,33 @@ const Architecture& find_architecture(const GgufReader& reader, const std::strin
   reader.fail("architecture '" + lower + "' is not supported (" + known + " are)");
 }
 
+void check_schema(const GgufReader& reader) {
+  const int64_t schema = reader.integer_or("wrinklefree.schema", kSchema);
+  if (schema < 1 || schema > kSchema) {
+    reader.fail("needs a version of wrinklefree that reads schema " + std::to_string(schema) +
+                " (this one reads " + std::to_string(kSchema) + ")");
+  }
+}
+
+// What a file of our own architecture says of itself.
+void read_own(const GgufReader& reader, ModelConfig& config) {
+  const std::string type = reader.text("wrinklefree.model_type");
+  if (type != "llama" && type != "qwen2" && type != "qwen3") {
+    reader.fail("wrinklefree.model_type '" + type + "' is not supported (llama, qwen2, qwen3 are)");
+  }
+  config.has_qk_norm = type == "qwen3";
+  const std::string activation = reader.text("wrinklefree.hidden_act");
+  if (activation != "silu" && activation != "relu2") {
+    reader.fail("wrinklefree.hidden_act '" + activation + "' is not supported (silu, relu2 are)");
+  }
+  config.activation = activation == "silu" ? Activation::silu : Activation::relu2;
+  const std::string subln = reader.text("wrinklefree.subln");
+  if (subln != "none" && subln != "subln" && subln != "all") {
+    reader.fail("wrinklefree.subln '" + subln + "' is not supported (none, subln, all are)");
+  }
+  config.subln = subln == "none" ? Subln::none : subln == "all" ? Subln::all : Subln::subln;
+}
+
 void read_rope(const GgufReader& reader, const std::string& prefix, ModelConfig& config) {
   config.rope_theta = reader.number_or(prefix + "rope.freq_base", 10000.0);
   const int64_t rotated = reader.integer_or(prefix + "rope.dimension_count", config.head_dim);
@@ -136,17 +182,18 @@ void read_rope(const GgufReader& reader, const std::string& prefix, ModelConfig&
 
 ModelConfig read_gguf_config(const GgufFile& file) {
   const GgufReader reader(file);
+  check_schema(reader);
   const std::string name = reader.text("general.architecture");
   const Architecture& architecture = find_architecture(reader, name);
   const std::string prefix = name + ".";
   ModelConfig config;
   config.architecture = architecture.family;
   config.activation = architecture.activation;
-  // wf-convert keeps the name qwen3 for a Qwen3 with sub-norms: no architecture has all its norms.
-  if (architecture.has_subln || file.find_tensor("blk.0.attn_sub_norm.weight") != nullptr) {
-    config.subln = Subln::subln;
-  }
+  config.subln = architecture.subln;
   config.has_qk_norm = architecture.has_qk_norm;
+  if (config.architecture == kOwn) read_own(reader, config);
+  config.interleaves_qk = config.architecture == "llama";
+  config.not_converted = reader.texts_or_none("wrinklefree.modules_to_not_convert");
   config.hidden = reader.integer(prefix + "embedding_length");
   config.intermediate = reader.integer(prefix + "feed_forward_length");
   config.layers = reader.integer(prefix + "block_count");
@@ -154,7 +201,8 @@ ModelConfig read_gguf_config(const GgufFile& file) {
   config.kv_heads = reader.integer_or(prefix + "attention.head_count_kv", config.heads);
   config.context = reader.integer(prefix + "context_length");
   config.rms_eps = static_cast<float>(reader.number(prefix + "attention.layer_norm_rms_epsilon"));
-  config.subln_eps = config.rms_eps;
+  config.subln_eps =
+      static_cast<float>(reader.number_or("wrinklefree.subln_epsilon", config.rms_eps));
   reader.report_missing();
   if (config.heads < 1) reader.fail("'" + prefix + "attention.head_count' must be positive");
   config.head_dim =

@@ -85,6 +85,8 @@ void read_rope(const HfReader& reader, ModelConfig& config) {
   }
   if (HfReader::member(*holder, "rope_theta") != nullptr) {
     config.rope_theta = reader.number(*holder, "rope_theta");
+  } else if (config.architecture == "bitnet") {
+    reader.fail("'rope_theta' is missing");  // its class has another default than Llama's
   }
   if (parameters == nullptr) return;
   const std::string kind =
@@ -115,13 +117,52 @@ void read_rope(const HfReader& reader, ModelConfig& config) {
   if (scaling.kind == RopeScaling::Kind::yarn) read_yarn_amplitude(reader, *parameters, scaling);
 }
 
+void read_not_converted(const HfReader& reader, const Json& json, ModelConfig& config) {
+  const Json* modules = HfReader::member(json, "modules_to_not_convert");
+  if (modules == nullptr) return;
+  if (!modules->is_array()) reader.fail("'modules_to_not_convert' must be a list");
+  for (const Json& name : modules->array()) {
+    if (!name.is_string()) reader.fail("'modules_to_not_convert' must be a list of strings");
+    config.not_converted.push_back(name.string());
+  }
+}
+
+// A BitNet checkpoint of transformers. Entries that are absent have the library's defaults.
+void read_bitnet(const HfReader& reader, const Json& json, ModelConfig& config) {
+  const std::string linear_class = reader.text(json, "linear_class", "bitlinear");
+  const std::string mode = reader.text(json, "quantization_mode", "offline");
+  if (linear_class != "bitlinear" && linear_class != "autobitlinear") {
+    reader.fail("linear_class '" + linear_class +
+                "' is not supported (autobitlinear and bitlinear are)");
+  }
+  if (mode != "offline" && mode != "online") {
+    reader.fail("quantization_mode '" + mode + "' is not supported (offline and online are)");
+  }
+  if (linear_class == "bitlinear") {
+    config.packed = PackedScale::divide;
+  } else if (mode == "offline") {
+    config.packed = PackedScale::multiply;
+  } else {
+    config.is_ternary_artifact = true;
+  }
+  if (reader.flag(json, "use_rms_norm", false)) {
+    if (config.subln != Subln::none) {
+      reader.fail("sub-norms and 'use_rms_norm' together are not supported");
+    }
+    config.subln = Subln::all;
+    config.subln_eps = static_cast<float>(reader.number_or(json, "rms_norm_eps", 1e-6));
+  }
+  read_not_converted(reader, json, config);
+}
+
 void read_quantization(const HfReader& reader, ModelConfig& config) {
   const Json* json = reader.member("quantization_config");
   if (json == nullptr) return;
   const std::string method = reader.text(*json, "quant_method", "");
+  if (method == "bitnet") return read_bitnet(reader, *json, config);
   if (method != "wrinklefree") {
     reader.fail("quantization method '" + method +
-                "' is not supported (wrinklefree is; convert the model first)");
+                "' is not supported (wrinklefree and bitnet are; convert the model first)");
   }
   const std::string scheme = reader.text(*json, "scheme", "");
   if (scheme != "ternary") reader.fail("scheme '" + scheme + "' is not supported (ternary is)");
@@ -144,13 +185,7 @@ void read_quantization(const HfReader& reader, ModelConfig& config) {
   if (HfReader::member(*json, "subln_eps") != nullptr) {
     config.subln_eps = static_cast<float>(reader.number(*json, "subln_eps"));
   }
-  const Json* modules = HfReader::member(*json, "modules_to_not_convert");
-  if (modules == nullptr) return;
-  if (!modules->is_array()) reader.fail("'modules_to_not_convert' must be a list");
-  for (const Json& name : modules->array()) {
-    if (!name.is_string()) reader.fail("'modules_to_not_convert' must be a list of strings");
-    config.not_converted.push_back(name.string());
-  }
+  read_not_converted(reader, *json, config);
 }
 
 }  // namespace

@@ -171,13 +171,13 @@ Model::Model(const std::string& path, const ModelOptions& options) : kernels_(ch
     check_manifest(path);
     const std::string config_path = path + "/config.json";
     config_ = read_hf_config(read_json(config_path), config_path);
-    source = open_safetensors(path, config_.is_ternary_artifact);
+    source = open_safetensors(path, config_.is_ternary_artifact, config_.packed);
   } else {
     gguf_.emplace(path);
     config_ = read_gguf_config(*gguf_);
     // llama.cpp stores q and k of this family for rotating neighbours; its other families rotate
     // halves, as Hugging Face does.
-    source = open_gguf(*gguf_, config_.architecture == "llama");
+    source = open_gguf(*gguf_, config_.interleaves_qk);
   }
   if (options.context != 0) {
     if (options.context < 1 || options.context > config_.context) {

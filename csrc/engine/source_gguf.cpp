@@ -54,10 +54,15 @@ std::string hf_name(const std::string& name) {
   const size_t last_dot = name.rfind('.');
   if (!name.starts_with("blk.") || dot == std::string::npos || last_dot == dot) return name;
   const std::string module = name.substr(dot + 1, last_dot - dot - 1);
+  const auto layer_name = [&](const std::string& part) {
+    return "model.layers." + name.substr(4, dot - 4) + "." + part + name.substr(last_dot);
+  };
   for (const auto& [hf, gguf] : kLayerNames) {
-    if (module == gguf) {
-      return "model.layers." + name.substr(4, dot - 4) + "." + hf + name.substr(last_dot);
-    }
+    if (module == gguf) return layer_name(hf);
+  }
+  // The norm inside a linear layer: attn_q_sub_norm and so on.
+  for (const auto& [hf, gguf] : kLayerNames) {
+    if (module == std::string(gguf) + "_sub_norm") return layer_name(std::string(hf) + ".norm");
   }
   return name;
 }

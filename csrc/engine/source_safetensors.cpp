@@ -1,4 +1,5 @@
-// Weights from a directory of safetensors: float masters, quantized by absmean where asked.
+// Weights from a directory of safetensors: float masters, quantized by absmean where asked, or the
+// packed codes of transformers' BitNet checkpoints.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -6,6 +7,7 @@
 #include "dequantize.h"
 #include "dispatch.h"
 #include "error.h"
+#include "layout/hf_packed.h"
 #include "safetensors.h"
 #include "tensor_source.h"
 
@@ -24,9 +26,20 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 
 class SafetensorsSource : public TensorSource {
  public:
-  SafetensorsSource(const std::string& directory, bool masters_are_ternary)
-      : entries_(read_safetensors_directory(directory)),
-        masters_are_ternary_(masters_are_ternary) {}
+  SafetensorsSource(const std::string& directory, bool masters_are_ternary, PackedScale packed)
+      : masters_are_ternary_(masters_are_ternary), packed_(packed) {
+    for (auto& [name, entry] : read_safetensors_directory(directory)) {
+      if (packed_ != PackedScale::none && name.ends_with(kScaleSuffix)) {
+        const std::string module = name.substr(0, name.size() - std::string(kScaleSuffix).size());
+        scales_[module + ".weight"] = std::move(entry);
+      } else if (name.ends_with(kBitnetNormSuffix)) {
+        const size_t module = name.size() - std::string(kBitnetNormSuffix).size();
+        entries_[name.substr(0, module) + ".norm.weight"] = std::move(entry);
+      } else {
+        entries_[name] = std::move(entry);
+      }
+    }
+  }
 
   bool has(const std::string& name) const override { return entries_.contains(name); }
 
@@ -42,6 +55,9 @@ class SafetensorsSource : public TensorSource {
   }
 
   Matrix matrix(const MatrixRequest& request, LoadWorkers& workers) const override {
+    if (packed_ != PackedScale::none && request.may_be_ternary) {
+      return packed_matrix(request, workers);
+    }
     const SafetensorsEntry& entry = find(request.name, {request.rows, request.columns});
     if (masters_are_ternary_ && request.may_be_ternary) {
       return ternary_matrix(request, entry, workers);
@@ -60,12 +76,23 @@ class SafetensorsSource : public TensorSource {
     const SafetensorsEntry& entry = find(name, {size});
     LoadWorkers::Scratch scratch;
     read_floats(name, entry, 0, size, scratch);
+    // AutoBitLinear adds the bias first and multiplies by the scale of the weights then.
+    if (packed_ == PackedScale::multiply && name.ends_with(".bias")) {
+      const std::string weight = name.substr(0, name.size() - 4) + "weight";
+      if (scales_.contains(weight)) {
+        const float scale = packed_scale(weight, entries_.at(weight));
+        for (float& value : scratch.floats) value *= scale;
+      }
+    }
     return std::move(scratch.floats);
   }
 
   std::vector<std::string> notes() const override { return {}; }
 
  private:
+  static constexpr const char* kScaleSuffix = ".weight_scale";
+  static constexpr const char* kBitnetNormSuffix = ".rms_norm.weight";
+
   const SafetensorsEntry& find(const std::string& name, const std::vector<int64_t>& shape) const {
     const SafetensorsEntry& entry = entries_.at(name);
     if (entry.shape != shape) {
@@ -134,15 +161,69 @@ class SafetensorsSource : public TensorSource {
     return matrix;
   }
 
+  Matrix packed_matrix(const MatrixRequest& request, LoadWorkers& workers) const {
+    const int64_t k = request.columns;
+    const int64_t packed_rows = hf_packed::packed_rows(request.rows);
+    const SafetensorsEntry& entry = find(request.name, {packed_rows, k});
+    if (entry.dtype != "U8") {
+      throw FormatError(entry.file->path(), "tensor '" + request.name + "' has the dtype " +
+                                                entry.dtype + ", packed weights are U8");
+    }
+    Matrix matrix = Matrix::ternary(request.rows, k, request.layout);
+    matrix.set_scale(packed_scale(request.name, entry));
+    const auto work = [&](int64_t first, int64_t count, LoadWorkers::Scratch& scratch) {
+      scratch.bytes.resize(static_cast<size_t>(count * k));
+      scratch.codes.resize(static_cast<size_t>(k));
+      entry.file->read(entry.offset + static_cast<uint64_t>(first * k), scratch.bytes.data(),
+                       scratch.bytes.size(), request.name);
+      for (int64_t r = 0; r < count; ++r) {
+        int shift = 0;
+        for (int64_t row = first + r; row < request.rows; row += packed_rows, shift += 2) {
+          const uint8_t* stored = &scratch.bytes[static_cast<size_t>(r * k)];
+          if (!hf_packed::unpack_fields(stored, shift, k, scratch.codes.data())) {
+            throw FormatError(entry.file->path(),
+                              "tensor '" + request.name + "' holds a code that no weight has");
+          }
+          matrix.set_codes(row, scratch.codes.data());
+        }
+      }
+      return true;
+    };
+    workers.for_rows(packed_rows, k, work);
+    return matrix;
+  }
+
+  float packed_scale(const std::string& name, const SafetensorsEntry& weight) const {
+    const auto found = scales_.find(name);
+    if (found == scales_.end()) {
+      throw FormatError(weight.file->path(), "tensor '" + name + "' has no weight_scale");
+    }
+    const SafetensorsEntry& entry = found->second;
+    if (entry.shape != std::vector<int64_t>{1} && !entry.shape.empty()) {
+      throw FormatError(entry.file->path(), "weight_scale of '" + name + "' is not one number");
+    }
+    LoadWorkers::Scratch scratch;
+    read_floats(name, entry, 0, 1, scratch);
+    const float stored = scratch.floats[0];
+    const float scale =
+        packed_ == PackedScale::multiply ? stored : static_cast<float>(1.0 / stored);
+    if (!std::isfinite(scale) || !(scale > 0)) {
+      throw FormatError(entry.file->path(), "weight_scale of '" + name + "' is not positive");
+    }
+    return scale;
+  }
+
   std::map<std::string, SafetensorsEntry> entries_;
+  std::map<std::string, SafetensorsEntry> scales_;  // by the weight they belong to
   bool masters_are_ternary_;
+  PackedScale packed_;
 };
 
 }  // namespace
 
 std::unique_ptr<TensorSource> open_safetensors(const std::string& directory,
-                                               bool masters_are_ternary) {
-  return std::make_unique<SafetensorsSource>(directory, masters_are_ternary);
+                                               bool masters_are_ternary, PackedScale packed) {
+  return std::make_unique<SafetensorsSource>(directory, masters_are_ternary, packed);
 }
 
 }  // namespace wf::engine

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "config.h"
 #include "file.h"
 #include "load_workers.h"
 #include "matrix.h"
@@ -50,8 +51,10 @@ class TensorSource {
 };
 
 // `masters_are_ternary`: matrices that may be ternary are quantized by absmean on the way in.
+// `packed`: they are packed codes with a scale, as in transformers' BitNet checkpoints, or masters.
 std::unique_ptr<TensorSource> open_safetensors(const std::string& directory,
-                                               bool masters_are_ternary);
+                                               bool masters_are_ternary,
+                                               PackedScale packed = PackedScale::none);
 // `interleaved_rope`: rows of q_proj and k_proj are in llama.cpp's order for rotating neighbours
 // and are put back in the order of Hugging Face checkpoints. `file` must outlive the source.
 std::unique_ptr<TensorSource> open_gguf(const GgufFile& file, bool interleaved_rope);

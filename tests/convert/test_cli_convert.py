@@ -173,8 +173,9 @@ def test_every_unmapped_and_missing_tensor_is_listed(wide: Path, tmp_path: Path)
         (["{model}", "x.gguf", "--type", "tq3_0"], "did you mean 'tq2_0'"),
         (["{model}", "x.gguf", "--embed-type", "q8"], "did you mean 'q8_0'"),
         (["{model}", "nowhere/x.gguf", "--verify", "none"], "create it first"),
-        (["{model}", "out", "--to", "hf"], "converts .gguf files"),
-        (["{file}", "x.gguf"], "converts model directories"),
+        (["{model}", "out", "--to", "hf", "--linear-class", "bitlinear"], "--to bitnet"),
+        (["{model}", "x.gguf", "--ternarize", "absmean"], "is ternary already"),
+        (["{model}", "x.gguf", "--i2s-group", "64"], "--i2s-group belongs to GGUF files"),
         (["{file}", "out", "--to", "hf", "--strict"], "--to gguf"),
         (["{empty}", "x.gguf"], "config.json is missing"),
         (["{model}", "x.gguf", "--verfy", "none"], "--verify"),
@@ -357,5 +358,5 @@ def test_float_teacher_says_that_it_is_dequantized(data_dir: Path, tmp_path: Pat
     code, out, err = run(source, tmp_path / "teacher", "--to", "hf")
     assert code == 0, err
     assert "dequantized to float32" in out
-    assert "1.1 MB in the file, 1.0 MB here" in out
+    assert "1.1 MB in the source, 1.0 MB here" in out
     assert_fails(2, "not an empty directory", source, tmp_path / "teacher", "--to", "hf")

@@ -12,11 +12,11 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from tests.convert.tiny_models import WIDE, save_tiny_artifact
 from wrinklefree.convert.agreement import verify_logits
-from wrinklefree.convert.from_gguf import write_hf
 from wrinklefree.convert.gguf_source import GgufSource
 from wrinklefree.convert.plan import plan_gguf
 from wrinklefree.convert.rope_divisors import divisors, parameters_of
 from wrinklefree.convert.to_gguf import write_gguf
+from wrinklefree.convert.to_hf import write_hf
 from wrinklefree.errors import FormatError
 
 # Llama-3.2-1B's own

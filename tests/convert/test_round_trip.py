@@ -20,12 +20,13 @@ from tests.convert.tiny_models import (
 )
 from wrinklefree import _engine
 from wrinklefree.convert.agreement import verify_logits
-from wrinklefree.convert.from_gguf import write_hf
 from wrinklefree.convert.gguf_source import GgufSource
 from wrinklefree.convert.hf_source import HfSource
+from wrinklefree.convert.open_source import open_source
 from wrinklefree.convert.plan import Plan, plan_gguf
 from wrinklefree.convert.ternary_check import quantize_master
-from wrinklefree.convert.to_gguf import source_ternary, write_gguf
+from wrinklefree.convert.to_gguf import write_gguf
+from wrinklefree.convert.to_hf import Form, write_hf
 from wrinklefree.convert.verify import verify_tensors
 from wrinklefree.errors import FormatError, VerificationError
 from wrinklefree.models import load_artifact
@@ -44,7 +45,8 @@ def convert(source: Path, target: Path, **options: str) -> Plan:
 
 def back(source: Path, target: Path) -> Path:
     target.mkdir()
-    write_hf(GgufSource(source), target)
+    opened = open_source(source, may_be_float=True)
+    write_hf(opened, target, Form.FLOAT if opened.is_float_model else Form.ARTIFACT)
     return target
 
 
@@ -60,6 +62,9 @@ CASES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("qwen3", "subln", "auto", WIDE),
     ("qwen2", "subln", "auto", WIDE),
     ("llama", "none", "tq2_0", WIDE | {"tied": False}),
+    ("llama", "subln", "tq2_0", WIDE | {"tied": False, "hidden_act": "relu2"}),
+    ("qwen3", "all", "tq2_0", WIDE),
+    ("llama", "all", "auto", UNEVEN | {"attention_bias": True, "mlp_bias": True}),
 ]
 IDS = [f"{family}-{subln}-{wanted}-{i}" for i, (family, subln, wanted, _) in enumerate(CASES)]
 
@@ -79,7 +84,7 @@ def test_codes_scales_and_floats_come_back(
         if not before.is_ternary(name):
             assert np.array_equal(before.read(name), after.read(name)), name
             continue
-        old, new = source_ternary(before, name), source_ternary(after, name)
+        old, new = before.ternary(name), after.ternary(name)
         assert np.array_equal(old.codes, new.codes), name
         is_f32 = wanted == "i2_s"
         assert new.scale == (old.scale if is_f32 else np.float32(np.float16(old.scale))), name
@@ -110,7 +115,7 @@ def test_the_gguf_package_reads_the_same_values(
         assert found.tensor_type.name == planned.type.name
         values = gguf.dequantize(found.data, found.tensor_type).reshape(planned.shape)
         if planned.is_ternary:
-            ternary = source_ternary(source, planned.hf_name)
+            ternary = source.ternary(planned.hf_name)
             expected = ternary.codes * np.float32(np.float16(ternary.scale))
         else:
             expected = source.read(planned.hf_name).astype(np.float16).astype(np.float32)
@@ -141,9 +146,11 @@ def test_i2_s_of_bitnet_cpp_becomes_an_artifact_and_the_same_bytes_again(
     exact = GgufSource(data_dir / "i2s_fixture" / "bitnet-b158-f16.gguf")
     for name in source.projections:
         ternary = source.ternary(name)
-        assert np.array_equal(ternary.codes * ternary.scale, exact.values(name)), name
-    for name in source.projections:
-        assert quantize_master(source.values(name)).scale == source.ternary(name).scale
+        assert np.array_equal(ternary.codes * ternary.scale, exact.read(name)), name
+        assert quantize_master(source.masters(name)).scale == ternary.scale
+    # A float file with sub-norms has BitLinear layers, as it has in the engine.
+    assert exact.is_ternary_model
+    assert all(exact.is_ternary(name) for name in exact.projections)
 
 
 @pytest.mark.parametrize("embed", ["q4_0", "q6_k", "q8_0", "bf16"])
@@ -157,21 +164,6 @@ def test_the_engine_runs_embeddings_of_every_type(
     model = _engine.Model(str(tmp_path / "a.gguf"))
     assert not [note for note in model.info["notes"] if "run as float32" in note]
     verify_logits(tmp_path / "a.gguf", back(tmp_path / "a.gguf", tmp_path / "b"))
-
-
-def test_iq2_bn_is_refused_by_name(tmp_path: Path) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "bitnet")
-    row = np.zeros(4 + 16, np.uint8)
-    writer.add_tensor_info(
-        "blk.0.attn_q.weight", (1, 64), np.dtype(np.float32), row.nbytes, raw_dtype=135
-    )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.write_tensor_data(row)
-    writer.close()
-    with pytest.raises(FormatError, match="IQ2_BN tensors: the engine runs them"):
-        GgufSource(tmp_path / "a.gguf")
 
 
 def test_embedding_is_q8_0_only_where_that_is_exact(tokenizer: Path, tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from click.testing import CliRunner, Result
 from wrinklefree import LLM
 from wrinklefree.cli import convert, serve, train
 from wrinklefree.convert.hf_source import HfSource
-from wrinklefree.convert.to_gguf import source_ternary
 from wrinklefree.models import load_artifact
 
 Paths = dict[str, Path]
@@ -148,7 +147,7 @@ def test_codes_survive_the_way_there_and_back(paths: Paths) -> None:
     names = [name for name in before.names if before.is_ternary(name)]
     assert len(names) == 5 * 7
     for name in names:
-        old, new = source_ternary(before, name), source_ternary(after, name)
+        old, new = before.ternary(name), after.ternary(name)
         assert np.array_equal(old.codes, new.codes), name
         assert new.scale == np.float32(np.float16(old.scale)), name
 

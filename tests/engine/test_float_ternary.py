@@ -12,10 +12,10 @@ import pytest
 from tests.convert.tiny_models import UNEVEN, save_tiny_artifact
 from tests.engine.conftest import all_logits
 from wrinklefree import LLM, _engine
-from wrinklefree.convert.from_gguf import write_hf
 from wrinklefree.convert.gguf_source import GgufSource
 from wrinklefree.convert.plan import plan_gguf
 from wrinklefree.convert.to_gguf import write_gguf
+from wrinklefree.convert.to_hf import write_hf
 from wrinklefree.errors import FormatError
 
 # UNEVEN has Q4_0 rows of 96 beside F16 rows of 200; here nothing but floats is possible.

@@ -44,17 +44,24 @@ static inline void pack(const std::int8_t* codes, std::int64_t n, std::int64_t k
   }
 }
 
-// One row of codes. False if a field holds 3, which no code has.
-static inline bool unpack_row(const std::uint8_t* packed, std::int64_t row, std::int64_t n,
-                              std::int64_t k, std::int8_t* codes) {
-  const Position first = position(row, 0, n, k);
+// The row of codes that a packed row of `k` bytes holds at `shift`. False if a field holds 3, which
+// no code has.
+static inline bool unpack_fields(const std::uint8_t* packed_row, int shift, std::int64_t k,
+                                 std::int8_t* codes) {
   unsigned bad = 0;
   for (std::int64_t c = 0; c < k; ++c) {
-    const unsigned field = (packed[first.byte + c] >> first.shift) & 3u;
+    const unsigned field = (packed_row[c] >> shift) & 3u;
     bad |= field & (field >> 1);
     codes[c] = static_cast<std::int8_t>(static_cast<int>(field) - 1);
   }
   return bad == 0;
+}
+
+// One row of codes; false as above.
+static inline bool unpack_row(const std::uint8_t* packed, std::int64_t row, std::int64_t n,
+                              std::int64_t k, std::int8_t* codes) {
+  const Position first = position(row, 0, n, k);
+  return unpack_fields(packed + first.byte, first.shift, k, codes);
 }
 
 }  // namespace wf::hf_packed

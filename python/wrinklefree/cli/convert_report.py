@@ -14,6 +14,9 @@ import click
 
 if TYPE_CHECKING:
     from wrinklefree.convert.plan import Plan
+    from wrinklefree.convert.source import Source
+    from wrinklefree.convert.ternary_check import TernaryError
+    from wrinklefree.convert.to_hf import Form
     from wrinklefree.convert.types import TypeShare
 
 
@@ -54,6 +57,56 @@ def print_plan(plan: Plan, dst: Path) -> None:
         click.echo(f"  {count} tensors: {reason}; stored exactly as {kind}")
     for note in plan.notes:
         click.echo(f"  note: {note}")
+
+
+def directory_report(source: Source, dst: Path, form: Form) -> dict[str, Any]:
+    from wrinklefree.convert.to_hf import stored_tensors
+
+    return {
+        "source": str(source.path),
+        "destination": str(dst),
+        "form": form.value,
+        "ternary": not source.is_float_model,
+        "source_bytes": source.num_bytes,
+        "tensor_bytes": sum(tensor.num_bytes for tensor in stored_tensors(source, form)),
+    }
+
+
+def print_directory(report: dict[str, Any]) -> None:
+    click.echo(f"{report['source']} -> {report['destination']} (form {report['form']})")
+    meanings = {
+        "artifact": "an artifact whose masters give the source's codes and scales",
+        "float": "the source's weights dequantized to float32, not the original's"
+        + ("; activations are no longer quantized" if report["ternary"] else ""),
+        "autobitlinear": "packed for transformers; results are multiplied by weight_scale",
+        "bitlinear": "packed for transformers; results are divided by weight_scale",
+    }
+    sizes = f"{size(report['source_bytes'])} in the source, {size(report['tensor_bytes'])} here"
+    click.echo(f"  {meanings[report['form']]}; {sizes}")
+
+
+def ternarized_report(errors: Sequence[TernaryError]) -> dict[str, Any]:
+    return {"ternarized": [asdict(error) for error in errors]} if errors else {}
+
+
+def print_ternarized(errors: Sequence[TernaryError]) -> None:
+    if errors:
+        click.echo("  ternarized by absmean, as asked; relative error of each matrix:")
+    for error in errors:
+        click.echo(f"    {error.relative:.3f}  {error.name}")
+
+
+def print_checks(done: dict[str, Any], is_quiet: bool) -> None:
+    if is_quiet or not done:
+        return
+    lines = [f"{done['tensors']} tensors read back equal"]
+    if "token_strings" in done:
+        lines.append(f"{done['token_strings']} strings with equal token ids")
+    if "logits" in done:
+        lines.append(f"logits within a mean KL of {done['logits']['mean_kl']:.1e} nats")
+    if "logits_not_compared" in done:
+        lines.append(f"logits not compared: {done['logits_not_compared']}")
+    click.echo("verified: " + ", ".join(lines))
 
 
 def print_types(shares: Sequence[TypeShare]) -> None:

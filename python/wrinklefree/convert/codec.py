@@ -12,7 +12,7 @@ import torch
 from wrinklefree import ops
 from wrinklefree.convert import q6_k
 from wrinklefree.convert.ternary_check import Ternary, exact_ternary, round_scale_to_f16
-from wrinklefree.convert.types import BF16, F16, F32, Q6_K, TensorType
+from wrinklefree.convert.types import BF16, F16, F32, I2_S, IQ2_BN, Q6_K, TensorType
 from wrinklefree.errors import FormatError
 
 # Layout names of the native core by ggml type.
@@ -42,17 +42,24 @@ def encode(ternary: Ternary, kind: TensorType, name: str) -> np.ndarray:
     return packed
 
 
-def decode(raw: np.ndarray, kind: TensorType, shape: tuple[int, ...], name: str) -> Ternary:
+def decode(
+    raw: np.ndarray, kind: TensorType, shape: tuple[int, ...], name: str, i2s_group: int = 128
+) -> Ternary:
     """Codes and scale in the bytes of a ternary tensor.
 
-    Raises FormatError for blocks of different scales, for codes that are not ternary and for a
-    scale that is no positive finite number.
+    `i2s_group`: 64 for I2_S tensors from an ARM build of bitnet.cpp. Raises FormatError for blocks
+    of different scales, for codes that are not ternary and for a scale that is no positive finite
+    number.
     """
+    if kind is IQ2_BN:
+        return _decode_iq2_bn(raw, shape, name)
     if kind.name not in _LAYOUTS:
         ternary = exact_ternary(dense_values(raw, kind.name, shape))
         if ternary is None:
             raise FormatError(f"{name} ({kind.name}) is not ternary")
         return ternary
+    if kind is I2_S and i2s_group == 64:
+        raw = _regrouped(raw)
     try:
         codes, scale = ops.unpack_ternary(torch.from_numpy(raw), _LAYOUTS[kind.name], *shape)
     except RuntimeError as error:
@@ -60,6 +67,36 @@ def decode(raw: np.ndarray, kind: TensorType, shape: tuple[int, ...], name: str)
     if not 0 <= float(scale) < np.inf:
         raise FormatError(f"{name} ({kind.name}) has the scale {float(scale)}")
     return Ternary(codes.numpy(), np.float32(scale))
+
+
+def _regrouped(raw: np.ndarray) -> np.ndarray:
+    """I2_S bytes in groups of 64 weights as the same codes in groups of 128.
+
+    ARM builds of bitnet.cpp put weights p, 16 + p, 32 + p, 48 + p of a group into byte p, first in
+    bits 7..6; x86 builds p, 32 + p, 64 + p, 96 + p.
+    """
+    shifts = np.array([6, 4, 2, 0], np.uint8)
+    narrow = raw[: -I2_S.trailer_bytes].reshape(-1, 1, 16)
+    fields = (narrow >> shifts.reshape(1, 4, 1) & 3).reshape(-1, 4, 32)
+    wide = np.bitwise_or.reduce(fields << shifts.reshape(1, 4, 1), axis=1)
+    return np.concatenate([wide.reshape(-1), raw[-I2_S.trailer_bytes :]])
+
+
+def _decode_iq2_bn(raw: np.ndarray, shape: tuple[int, ...], name: str) -> Ternary:
+    """The layout of csrc/core/layout/iq2_bn.h; a row of zeros has scale 0."""
+    rows, columns = shape
+    packed = raw.reshape(rows, 4 + columns // 4)
+    scales = np.ascontiguousarray(packed[:, :4]).view("<f4").reshape(-1)
+    shifts = np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
+    fields = (packed[:, 4:].reshape(rows, -1, 1, 16) >> shifts & 3).reshape(rows, columns)
+    if (fields == 3).any():
+        raise FormatError(f"{name} (IQ2_BN) holds a code that no weight has")
+    found = np.unique(scales[scales != 0])
+    if len(found) > 1 or not (np.isfinite(found) & (found > 0)).all():
+        raise FormatError(f"{name} (IQ2_BN): its rows do not have one positive scale")
+    codes = fields.astype(np.int8) - 1
+    codes[scales == 0] = 0
+    return Ternary(codes, np.float32(found[0] if len(found) else 0))
 
 
 def dense_bytes(values: np.ndarray, kind: TensorType) -> np.ndarray:

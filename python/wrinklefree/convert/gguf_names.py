@@ -35,6 +35,8 @@ _NORMS = {
 _LAYER_TENSORS = {
     **{f"{hf}.weight": f"{gguf}.weight" for hf, gguf in (_LINEARS | _NORMS).items()},
     **{f"{hf}.bias": f"{gguf}.bias" for hf, gguf in _LINEARS.items()},
+    # Placement `all`: a norm inside each linear layer. No other tool has names for these.
+    **{f"{hf}.norm.weight": f"{gguf}_sub_norm.weight" for hf, gguf in _LINEARS.items()},
 }
 _HF_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _GGUF_LAYER = re.compile(r"blk\.(\d+)\.(.+)")
@@ -79,8 +81,11 @@ def is_projection(hf_name: str) -> bool:
     return layer is not None and layer[2].removesuffix(".weight") in _LINEARS
 
 
-def expected_hf_names(config: Mapping[str, Any], subln: str) -> set[str]:
-    """Weights (biases apart) that a model of this config must have."""
+def expected_hf_names(
+    config: Mapping[str, Any], subln: str, kept_float: Iterable[str] = ()
+) -> set[str]:
+    """Weights (biases apart) that a model of this config must have; no norm is inside a linear
+    layer that stays float."""
     model_type = config["model_type"]
     norms = {"input_layernorm", "post_attention_layernorm"}
     if model_type == "qwen3":
@@ -92,6 +97,10 @@ def expected_hf_names(config: Mapping[str, Any], subln: str) -> set[str]:
         for layer in range(int(config["num_hidden_layers"]))
         for part in (*_LINEARS, *norms)
     }
+    if subln == "all":
+        kept = set(kept_float)
+        linears = {name.removesuffix(".weight") for name in names if is_projection(name)}
+        names |= {f"{linear}.norm.weight" for linear in linears - kept}
     names |= {"model.embed_tokens.weight", "model.norm.weight"}
     if not config.get("tie_word_embeddings", False):
         names.add("lm_head.weight")

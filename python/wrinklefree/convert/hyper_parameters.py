@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from wrinklefree.convert.architectures import CLASS_NAMES, Architecture, architecture
+from wrinklefree.convert.architectures import (
+    CLASS_NAMES,
+    Architecture,
+    architecture_of,
+)
 from wrinklefree.errors import FormatError
 
 SCHEMA = 1  # of the `wrinklefree.*` keys
+SUBLN_EPS_KEY = "wrinklefree.subln_epsilon"
+KEPT_FLOAT_KEY = "wrinklefree.modules_to_not_convert"
 
 # (GGUF key after the architecture's prefix, key of config.json)
 _COUNTS = (
@@ -91,10 +97,8 @@ def _yarn_amplitude(factor: float) -> float:
 def config_of(metadata: Mapping[str, Any], tensor_names: Iterable[str]) -> dict[str, Any]:
     """Hugging Face config.json (without token ids and quantization) of GGUF metadata."""
     names = set(tensor_names)
-    written = metadata.get("general.architecture")
-    if not isinstance(written, str):
-        raise FormatError("the file has no general.architecture")
-    arch = architecture(written)
+    arch = architecture_of(metadata)
+    written = str(metadata["general.architecture"])  # keys have the name as it is written
 
     def value(key: str) -> Any:
         return metadata.get(f"{written}.{key}")
@@ -111,35 +115,34 @@ def config_of(metadata: Mapping[str, Any], tensor_names: Iterable[str]) -> dict[
     ]
     if bad:
         raise FormatError(f"missing or invalid hyper-parameter(s) in the file: {', '.join(bad)}")
-    model_type = str(metadata.get("wrinklefree.model_type", arch.model_type))
-    if model_type not in CLASS_NAMES:
-        raise FormatError(f"wrinklefree.model_type {model_type!r} is not supported")
     hidden, heads = int(counts["hidden_size"]), int(counts["num_attention_heads"])
     config = {
-        "architectures": [CLASS_NAMES[model_type]],
-        "model_type": model_type,
+        "architectures": [CLASS_NAMES[arch.model_type]],
+        "model_type": arch.model_type,
         **{key: int(number) for key, number in counts.items()},
         "head_dim": int(value("attention.key_length") or hidden // heads),
         "hidden_act": arch.hidden_act,
-        "rms_norm_eps": _shortest(floats["rms_norm_eps"]),
+        "rms_norm_eps": shortest(floats["rms_norm_eps"]),
         "rope_parameters": _rope_parameters(floats["rope_theta"], value),
         "tie_word_embeddings": "output.weight" not in names,
         "dtype": "float32",
     }
-    if model_type != "qwen2":  # qwen2 has its biases without an option
+    if arch.model_type != "qwen2":  # qwen2 has its biases without an option
         config["attention_bias"] = "blk.0.attn_q.bias" in names
+    if arch.model_type == "llama":
+        config["mlp_bias"] = "blk.0.ffn_gate.bias" in names
     return config
 
 
 def _rope_parameters(theta: float, value: Callable[[str], Any]) -> dict[str, Any]:
     """`value` gives a hyper-parameter of the file."""
     scaling, factor = value("rope.scaling.type"), value("rope.scaling.factor")
-    parameters = {"rope_type": "default", "rope_theta": _shortest(theta)}
+    parameters = {"rope_type": "default", "rope_theta": shortest(theta)}
     if scaling in (None, "none"):
         return parameters
     if scaling not in ("linear", "yarn") or not isinstance(factor, float):
         raise FormatError(f"rope scaling {scaling!r} with factor {factor!r} is not supported")
-    parameters |= {"rope_type": scaling, "factor": _shortest(factor)}
+    parameters |= {"rope_type": scaling, "factor": shortest(factor)}
     if scaling == "linear":
         return parameters
     original = value(_ORIGINAL_CONTEXT)
@@ -148,13 +151,13 @@ def _rope_parameters(theta: float, value: Callable[[str], Any]) -> dict[str, Any
     parameters["original_max_position_embeddings"] = original
     for key, hf in _BETAS.items():
         if value(key) is not None:
-            parameters[hf] = _shortest(value(key))
+            parameters[hf] = shortest(value(key))
     if value(_ATTENTION_FACTOR) is not None:
         attention_factor = value(_ATTENTION_FACTOR) * _yarn_amplitude(factor)
-        parameters["attention_factor"] = _shortest(attention_factor)
+        parameters["attention_factor"] = shortest(attention_factor)
     return parameters
 
 
-def _shortest(value: float) -> float:
+def shortest(value: float) -> float:
     """The shortest decimal that rounds to the same float32: 1e-05, not 9.999999747378752e-06."""
     return float(str(np.float32(value)))

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 
 from wrinklefree import _engine
 from wrinklefree.convert import gguf_names as names
 from wrinklefree.convert.codec import decode, dense_values
-from wrinklefree.convert.hf_source import HfSource
+from wrinklefree.convert.hf_source import HfSource, Projections
 from wrinklefree.convert.ternary_check import (
     Ternary,
     exact_ternary,
@@ -162,8 +161,12 @@ class _Directory:
 
     def __init__(self, path: Path) -> None:
         self._source = HfSource(path)
-        is_artifact = self._source.quantization is not None
-        self.format = "wrinklefree artifact" if is_artifact else "Hugging Face directory"
+        self.format = "Hugging Face directory"
+        if self._source.quantization is not None:
+            self.format = "wrinklefree artifact"
+        elif self._source.bitnet is not None:
+            mode = "online" if self._source.bitnet.is_online else "packed"
+            self.format = f"BitNet checkpoint, {self._source.bitnet.linear_class}, {mode}"
         self.num_bytes = self._source.num_bytes
         manifest = self._source.manifest
         self.metadata = self._source.config | (
@@ -173,9 +176,7 @@ class _Directory:
 
     def tensors(self) -> Iterator[TensorFacts]:
         for name in self._source.names:
-            with safe_open(self._source.file_of(name), framework="pt") as file:
-                kind: str = file.get_slice(name).get_dtype()
-                num_bytes: int = file.get_tensor(name).nbytes
+            kind, num_bytes = self._source.stored_type(name)
             shape = self._source.shape(name)
             codes, error = None, None
             if self._source.is_ternary(name) and len(shape) == 2:
@@ -183,8 +184,10 @@ class _Directory:
             yield TensorFacts(name, kind, shape, num_bytes, codes, error)
 
     def _ternariness(self, name: str) -> tuple[Codes | None, float | None]:
+        if self._source.projections is Projections.PACKED:
+            return _codes(self._source.ternary(name)), None
         values = self._source.read(name)
-        if self._source.quantization is not None:
+        if self._source.projections is Projections.MASTERS:
             relative = ternary_error(name, values).relative
             return _codes(quantize_master(values)), relative
         exact = exact_ternary(values)

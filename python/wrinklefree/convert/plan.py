@@ -11,17 +11,25 @@ import numpy as np
 
 from wrinklefree.convert import gguf_names as names
 from wrinklefree.convert import rope_divisors
-from wrinklefree.convert.architectures import Architecture, architecture_for, llama_cpp_limit
-from wrinklefree.convert.codec import is_exact
-from wrinklefree.convert.hf_source import HfSource
-from wrinklefree.convert.hyper_parameters import SCHEMA, head_dim, hyper_parameters
-from wrinklefree.convert.ternary_check import (
-    TernaryError,
-    exact_ternary,
-    refuse_not_ternary,
-    ternary_error,
+from wrinklefree.convert.architectures import (
+    HIDDEN_ACT_KEY,
+    MODEL_TYPE_KEY,
+    SUBLN_KEY,
+    Architecture,
+    architecture_for,
+    llama_cpp_limit,
+    own_reason,
 )
-from wrinklefree.convert.tokenizer_gguf import tokenizer_keys
+from wrinklefree.convert.codec import is_exact
+from wrinklefree.convert.hyper_parameters import (
+    KEPT_FLOAT_KEY,
+    SCHEMA,
+    SUBLN_EPS_KEY,
+    head_dim,
+    hyper_parameters,
+)
+from wrinklefree.convert.open_source import open_source
+from wrinklefree.convert.source import Source, check_tensors
 from wrinklefree.convert.types import (
     EMBED_TYPES,
     F16,
@@ -73,7 +81,7 @@ class FloatShare:
 class Plan:
     """Everything about a file but its bytes."""
 
-    source: HfSource
+    source: Source
     architecture: Architecture
     metadata: dict[str, Any]
     tensors: list[PlannedTensor]
@@ -140,8 +148,8 @@ class Plan:
             )
 
 
-def plan_gguf(path: Path, *, wanted: str = "auto", embed: str = "auto") -> Plan:
-    """Plan for the model directory `path`; reads weights only where a choice depends on them.
+def plan_gguf(path: Path | Source, *, wanted: str = "auto", embed: str = "auto") -> Plan:
+    """Plan for the model at `path`; reads weights only where a choice depends on them.
 
     wanted: auto or a key of TERNARY_TYPES; embed: auto or a key of EMBED_TYPES. Raises FormatError
     for everything in the source that has no place in the file, all of it at once.
@@ -152,14 +160,10 @@ def plan_gguf(path: Path, *, wanted: str = "auto", embed: str = "auto") -> Plan:
             f"choose auto, {', '.join(EMBED_TYPES)}"
         )
     ternary_type(256, wanted)  # an unknown name is refused before any file is read
-    source = HfSource(path)
-    arch = architecture_for(source.config, source.subln)
+    source = open_source(path) if isinstance(path, Path) else path
+    check_tensors(source)
+    arch = architecture_for(source.config, source.subln, source.subln_eps, source.names)
     gguf_name = names.map_all(source.names, to_gguf=True)
-    missing = sorted(names.expected_hf_names(source.config, source.subln) - set(source.names))
-    if missing:
-        raise FormatError(f"{path} lacks {len(missing)} tensor(s): {', '.join(missing)}")
-    if source.quantization is None:
-        _refuse_float_model(source)
     _check_embedding_rows(source)
     tensors = [
         _plan_tensor(source, hf_name, gguf_name[hf_name], wanted, embed)
@@ -168,7 +172,8 @@ def plan_gguf(path: Path, *, wanted: str = "auto", embed: str = "auto") -> Plan:
     tensors[:0] = _rope_divisors(source.config)
     metadata = _metadata(source, arch, tensors)
     notes = []
-    limit = llama_cpp_limit(source.config, source.subln)
+    reason = own_reason(source.config, source.subln, source.subln_eps, source.names)
+    limit = llama_cpp_limit(arch, reason)
     if limit:
         notes.append(f"only wrinklefree runs this file: {limit}")
     if any(tensor.type.name == "I2_S" for tensor in tensors):
@@ -196,7 +201,7 @@ def _rope_divisors(config: Mapping[str, Any]) -> list[PlannedTensor]:
 
 
 def _plan_tensor(
-    source: HfSource, hf_name: str, gguf_name: str, wanted: str, embed: str
+    source: Source, hf_name: str, gguf_name: str, wanted: str, embed: str
 ) -> PlannedTensor:
     shape = source.shape(hf_name)
     if source.is_ternary(hf_name):
@@ -208,7 +213,7 @@ def _plan_tensor(
     return PlannedTensor(gguf_name, hf_name, shape, kind, False)
 
 
-def _dense_type(source: HfSource, hf_name: str, shape: tuple[int, ...], embed: str) -> TensorType:
+def _dense_type(source: Source, hf_name: str, shape: tuple[int, ...], embed: str) -> TensorType:
     """Type of an embedding, a head or a projection kept in float; auto: Q8_0 where exact."""
     if embed != "auto":
         kind = EMBED_TYPES[embed]
@@ -235,16 +240,7 @@ def _float_reason(hf_name: str) -> str:
     return "projection that the artifact keeps in float" if names.is_projection(hf_name) else "norm"
 
 
-def _refuse_float_model(source: HfSource) -> None:
-    errors: list[TernaryError] = []
-    for name in filter(source.is_ternary, source.names):
-        values = source.read(name)
-        if exact_ternary(values) is None:
-            errors.append(ternary_error(name, values))
-    refuse_not_ternary(errors, str(source.path))
-
-
-def _check_embedding_rows(source: HfSource) -> None:
+def _check_embedding_rows(source: Source) -> None:
     rows = source.shape("model.embed_tokens.weight")[0]
     if rows != source.config.get("vocab_size"):
         raise FormatError(
@@ -265,7 +261,7 @@ def _file_order(hf_names: list[str]) -> list[str]:
     return sorted(hf_names, key=key)
 
 
-def _metadata(source: HfSource, arch: Architecture, tensors: list[PlannedTensor]) -> dict[str, Any]:
+def _metadata(source: Source, arch: Architecture, tensors: list[PlannedTensor]) -> dict[str, Any]:
     config = source.config
     kinds = [tensor.type.name for tensor in tensors if tensor.is_ternary]
     most = max(set(kinds), key=kinds.count)
@@ -280,8 +276,11 @@ def _metadata(source: HfSource, arch: Architecture, tensors: list[PlannedTensor]
     metadata |= hyper_parameters(config, arch)
     metadata |= {
         "wrinklefree.schema": SCHEMA,
-        "wrinklefree.stage": source.manifest.stage if source.manifest else "imported",
-        "wrinklefree.subln": source.subln,
-        "wrinklefree.model_type": str(config["model_type"]),
+        "wrinklefree.stage": source.stage,
+        SUBLN_KEY: source.subln,
+        SUBLN_EPS_KEY: source.subln_eps,
+        MODEL_TYPE_KEY: str(config["model_type"]),
+        HIDDEN_ACT_KEY: str(config["hidden_act"]),
+        KEPT_FLOAT_KEY: ["lm_head", *source.kept_float],
     }
-    return metadata | tokenizer_keys(source.path, config)
+    return metadata | source.tokenizer_keys()

@@ -11,10 +11,8 @@ from gguf import GGUFWriter
 
 from wrinklefree.convert import gguf_names as names
 from wrinklefree.convert.codec import dense_bytes, encode
-from wrinklefree.convert.hf_source import HfSource
 from wrinklefree.convert.plan import Plan, PlannedTensor
-from wrinklefree.convert.ternary_check import Ternary, exact_ternary, quantize_master
-from wrinklefree.errors import FormatError
+from wrinklefree.convert.ternary_check import Ternary
 
 Progress = Callable[[int, int, str], None]  # tensors done, tensors in all, name
 
@@ -60,19 +58,8 @@ def tensor_bytes(plan: Plan, tensor: PlannedTensor) -> np.ndarray:
 
 def file_ternary(plan: Plan, tensor: PlannedTensor) -> Ternary:
     """Codes, in the file's row order, and scale of a ternary tensor of the source."""
-    ternary = source_ternary(plan.source, tensor.hf_name)
+    ternary = plan.source.ternary(tensor.hf_name)
     return Ternary(_file_rows(plan, tensor, ternary.codes), ternary.scale)
-
-
-def source_ternary(source: HfSource, name: str) -> Ternary:
-    """Codes and scale of a projection: masters are quantised, plain values are taken exactly."""
-    values = source.read(name)
-    if source.quantization is not None:
-        return quantize_master(values)
-    ternary = exact_ternary(values)
-    if ternary is None:
-        raise FormatError(f"{source.path}: {name} is not ternary")
-    return ternary
 
 
 def _file_rows(plan: Plan, tensor: PlannedTensor, rows: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from wrinklefree.convert.hf_source import read_json
+from wrinklefree.convert.json_file import read_json
 from wrinklefree.engine import pre_tokenizers
 from wrinklefree.errors import FormatError
 

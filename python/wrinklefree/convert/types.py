@@ -43,6 +43,8 @@ TQ1_0 = TensorType("TQ1_0", 34, 256, 54)
 TQ2_0 = TensorType("TQ2_0", 35, 256, 66)
 # The fork-only type of bitnet.cpp: one float32 scale behind the codes, padded to 32 bytes.
 I2_S = TensorType("I2_S", 36, 128, 32, trailer_bytes=32)
+# ik_llama.cpp's type with a float32 scale in front of each row; read, never written.
+IQ2_BN = TensorType("IQ2_BN", 135, 64, 16)
 
 TERNARY_TYPES = {"tq2_0": TQ2_0, "tq1_0": TQ1_0, "i2_s": I2_S}
 EMBED_TYPES = {
@@ -53,7 +55,7 @@ EMBED_TYPES = {
     "bf16": BF16,
     "f32": F32,
 }
-ALL_TYPES = {t.name: t for t in (F32, F16, BF16, Q4_0, Q8_0, Q6_K, TQ1_0, TQ2_0, I2_S)}
+ALL_TYPES = {t.name: t for t in (F32, F16, BF16, Q4_0, Q8_0, Q6_K, TQ1_0, TQ2_0, I2_S, IQ2_BN)}
 
 # "auto": every exact type holds the same codes. TQ2_0 comes first because mainline llama.cpp loads
 # it (not I2_S) and runs it about twice as fast as TQ1_0; where rows do not fit, Q4_0 and F16 do.

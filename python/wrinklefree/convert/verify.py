@@ -11,11 +11,13 @@ from tokenizers import Tokenizer as HfTokenizer
 from wrinklefree import _engine
 from wrinklefree.convert.codec import decode, stored_scale
 from wrinklefree.convert.corpus import STRINGS, around
-from wrinklefree.convert.gguf_source import GgufSource
 from wrinklefree.convert.hf_source import HfSource
 from wrinklefree.convert.plan import Plan, PlannedTensor
-from wrinklefree.convert.ternary_check import Ternary, quantize_master
+from wrinklefree.convert.source import Source
+from wrinklefree.convert.ternary_check import Ternary
 from wrinklefree.convert.to_gguf import Progress, file_ternary, silent, tensor_bytes
+from wrinklefree.convert.to_hf import Form, stored_bias
+from wrinklefree.convert.to_hf import stored_scale as directory_scale
 from wrinklefree.engine.tokenizer import Tokenizer
 from wrinklefree.errors import FormatError, VerificationError
 
@@ -78,20 +80,21 @@ def _as_stored(value: Any) -> Any:
     return float(np.float32(value)) if isinstance(value, float) else value
 
 
-def verify_directory(source: GgufSource, directory: Path) -> int:
-    """Compares every tensor of a directory with the file it comes from; returns how many.
+def verify_directory(source: Source, directory: Path, form: Form = Form.ARTIFACT) -> int:
+    """Compares every tensor of a directory with the source it comes from; returns how many.
 
-    Masters must quantize to the file's codes and scale, other values must be equal. Raises
+    Projections must have the source's codes and scale, other values must be equal. Raises
     VerificationError that lists every tensor that differs.
     """
     written = HfSource(directory)
     wrong = sorted(set(written.names) ^ set(source.names))
     for name in set(written.names) & set(source.names):
-        values = written.read(name)
-        if source.is_ternary_tensor(name):
-            is_same = _equal(quantize_master(values), source.ternary(name))
+        if source.is_ternary(name):
+            wanted = source.ternary(name)
+            wanted = Ternary(wanted.codes, directory_scale(wanted, form))
+            is_same = written.is_ternary(name) and _equal(written.ternary(name), wanted)
         else:
-            is_same = np.array_equal(values, source.values(name))
+            is_same = np.array_equal(written.stored(name), stored_bias(source, form, name))
         if not is_same:
             wrong.append(name)
     if wrong:
