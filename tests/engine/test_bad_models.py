@@ -270,10 +270,8 @@ def test_architecture_names_ignore_case(rewrite: Rewrite, name: str) -> None:
 @pytest.mark.parametrize("name", ["llama4", "x" * 1_000_000], ids=["llama4", "1MB"])
 def test_unknown_architectures_list_the_known(rewrite: Rewrite, name: str) -> None:
     text = one_line(rewrite(architecture=name, prefix="other."))
-    assert (
-        "is not supported (llama, qwen2, qwen3, bitnet, bitnet-b1.58, bitnet-25, bitnet-b158, wrinklefree are)"
-        in text
-    )
+    assert "is not supported (llama, qwen2, qwen3, bitnet, bitnet-b1.58, bitnet-25, " in text
+    assert "wrinklefree are)" in text
     assert len(text) < 400
 
 

@@ -1,6 +1,6 @@
-"""wf-convert SRC DST: artifact directory to GGUF file, and GGUF file to directory.
+"""wf-convert SRC DST: between artifacts, GGUF files, BitNet checkpoints and float directories.
 
-`wf-convert inspect MODEL` prints what either holds.
+`wf-convert inspect MODEL` prints what each holds.
 """
 
 from __future__ import annotations
@@ -15,11 +15,22 @@ import click
 from wrinklefree.cli.command import Command, json_option, verbose_option, version_option
 from wrinklefree.cli.convert_checks import LEVELS, Checks
 from wrinklefree.cli.convert_inspect import inspect
-from wrinklefree.cli.convert_report import plan_report, print_plan, progress_bar, size
+from wrinklefree.cli.convert_report import (
+    directory_report,
+    plan_report,
+    print_directory,
+    print_plan,
+    print_ternarized,
+    progress_bar,
+    size,
+    ternarized_report,
+)
 from wrinklefree.errors import UsageError
 
 if TYPE_CHECKING:
-    from wrinklefree.convert.gguf_source import GgufSource
+    from wrinklefree.convert.source import Source
+    from wrinklefree.convert.ternary_check import TernaryError
+    from wrinklefree.convert.to_hf import Form
 
 EXAMPLES = """
 wf-convert runs/s3 student.gguf
@@ -27,6 +38,8 @@ wf-convert runs/s3 student.gguf --type tq1_0 --strict --verify llama.cpp
 wf-convert runs/s3 student.gguf --embed-type q6_k --verify full
 wf-convert SmolLM2-135M-Instruct.Q4_1.gguf teacher/ --to hf
 wf-convert student.gguf back/ --to hf --dry-run
+wf-convert bitnet-b1.58-2B-4T/ student.gguf --type i2_s
+wf-convert runs/s3 packed/ --to bitnet --linear-class autobitlinear
 wf-convert inspect student.gguf --plot codes.png
 """
 
@@ -45,7 +58,12 @@ class _WithInspect(Command):
 @click.command(cls=_WithInspect, epilog=EXAMPLES)
 @click.argument("src", type=click.Path(path_type=Path))
 @click.argument("dst", type=click.Path(path_type=Path))
-@click.option("--to", type=click.Choice(["gguf", "hf"]), help="Default: gguf if DST ends in .gguf.")
+@click.option(
+    "--to",
+    type=click.Choice(["gguf", "hf", "bitnet", "float"], case_sensitive=False),
+    help="hf: an artifact, or a float directory from a float GGUF; bitnet: packed, for "
+    "transformers; float: dequantized. Default: gguf if DST ends in .gguf, else hf.",
+)
 @click.option(
     "--type",
     "wanted",
@@ -60,6 +78,24 @@ class _WithInspect(Command):
     show_default=True,
     help="Type of embedding and head: auto (q8_0 where exact, else f16), q4_0, q6_k, q8_0, f16, "
     "bf16 or f32.",
+)
+@click.option(
+    "--linear-class",
+    type=click.Choice(["autobitlinear", "bitlinear"], case_sensitive=False),
+    help="Of --to bitnet: results are multiplied by weight_scale (autobitlinear, the default), or "
+    "divided.",
+)
+@click.option(
+    "--ternarize",
+    type=click.Choice(["absmean"]),
+    help="Quantize a float model that was not trained for it, and print the error of each matrix.",
+)
+@click.option(
+    "--i2s-group",
+    type=click.Choice(["128", "64"]),
+    default="128",
+    show_default=True,
+    help="Interleaving of I2_S tensors in SRC: 64 if an ARM build of bitnet.cpp wrote it.",
 )
 @click.option("--strict", is_flag=True, help="Fail if a tensor cannot have the requested type.")
 @click.option(
@@ -86,6 +122,9 @@ def main(
     to: str | None,
     wanted: str,
     embed: str,
+    linear_class: str | None,
+    ternarize: str | None,
+    i2s_group: str,
     strict: bool,
     level: str,
     text: Path | None,
@@ -94,7 +133,7 @@ def main(
 ) -> None:
     """Convert SRC, a model directory or a .gguf file, to DST.
 
-    A ternary model keeps its codes bit for bit in both directions. A float GGUF becomes a float
+    A ternary model keeps its codes bit for bit in every direction. A float GGUF becomes a float
     directory (its dequantized weights). Nothing appears at DST unless all of it is right.
     `wf-convert inspect MODEL` prints what a file or directory holds.
     """
@@ -102,41 +141,55 @@ def main(
     checks = Checks(level, text, as_json)
     if not src.exists():
         raise UsageError(f"{src} does not exist")
+    if to != "gguf" and (wanted, embed, strict) != ("auto", "auto", False):
+        raise UsageError("--type, --embed-type and --strict belong to --to gguf")
+    if to != "bitnet" and linear_class is not None:
+        raise UsageError("--linear-class belongs to --to bitnet")
+    from wrinklefree.convert.open_source import open_source
+    from wrinklefree.convert.source import measure
+    from wrinklefree.convert.to_hf import Form
+
+    source = open_source(
+        src,
+        ternarize=ternarize is not None,
+        i2s_group=int(i2s_group),
+        may_be_float=to in ("hf", "float"),
+    )
+    errors = measure(source) if source.is_ternarized else []
     if to == "gguf":
-        if src.is_file():
-            raise UsageError(f"{src} is a file: --to gguf converts model directories")
-        report = _to_gguf(src, dst, wanted, embed, strict, checks, dry_run)
+        report = _to_gguf(source, dst, wanted, embed, strict, checks, dry_run, errors)
     else:
-        if src.is_dir():
-            raise UsageError(f"{src} is a directory: --to hf converts .gguf files")
-        checks.refuse(None)
-        if (wanted, embed, strict) != ("auto", "auto", False):
-            raise UsageError("--type, --embed-type and --strict belong to --to gguf")
-        report = _to_hf(src, dst, checks, dry_run)
+        if to == "bitnet":
+            form = Form(linear_class or "autobitlinear")
+        else:
+            form = Form.FLOAT if to == "float" or source.is_float_model else Form.ARTIFACT
+        report = _to_hf(source, dst, form, checks, dry_run, errors)
     if as_json:
         click.echo(json.dumps(report))
 
 
 def _to_gguf(
-    src: Path,
+    source: Source,
     dst: Path,
     wanted: str,
     embed: str,
     strict: bool,
     checks: Checks,
     dry_run: bool,
+    errors: list[TernaryError],
 ) -> dict[str, Any]:
     from wrinklefree.convert.atomic import new_file
     from wrinklefree.convert.plan import plan_gguf
     from wrinklefree.convert.to_gguf import write_gguf
 
-    plan = plan_gguf(src, wanted=wanted, embed=embed)
+    plan = plan_gguf(source, wanted=wanted, embed=embed)
     if strict:
         plan.refuse_fallbacks()
-    checks.refuse(plan)
-    report = plan_report(plan, dst)
+    checks.refuse(source, plan)
+    report = plan_report(plan, dst) | ternarized_report(errors)
     if not checks.is_quiet:
         print_plan(plan, dst)
+        print_ternarized(errors)
     if dry_run:
         return report | {"written": False}
     with new_file(dst) as temporary:
@@ -149,46 +202,29 @@ def _to_gguf(
     return report | {"written": True}
 
 
-def _to_hf(src: Path, dst: Path, checks: Checks, dry_run: bool) -> dict[str, Any]:
+def _to_hf(
+    source: Source,
+    dst: Path,
+    form: Form,
+    checks: Checks,
+    dry_run: bool,
+    errors: list[TernaryError],
+) -> dict[str, Any]:
     from wrinklefree.convert.atomic import new_directory
-    from wrinklefree.convert.from_gguf import float_bytes, write_hf
-    from wrinklefree.convert.gguf_source import GgufSource
+    from wrinklefree.convert.to_hf import check_form, write_hf
 
-    source = GgufSource(src)
-    report: dict[str, Any] = {
-        "source": str(src),
-        "destination": str(dst),
-        "architecture": source.architecture.name,
-        "ternary": source.is_ternary,
-        "source_bytes": source.num_bytes,
-        "float32_bytes": float_bytes(source),
-        "types": _type_counts(source),
-    }
+    checks.refuse(source, None)
+    check_form(source, form)
+    report = directory_report(source, dst, form) | ternarized_report(errors)
     if not checks.is_quiet:
-        click.echo(f"{src} -> {dst} (architecture {source.architecture.name})")
-        click.echo(f"  types: {', '.join(f'{n} {t}' for t, n in _type_counts(source).items())}")
-        click.echo(f"  {_describe(source, report)}")
+        print_directory(report)
+        print_ternarized(errors)
     if dry_run:
         return report | {"written": False}
     with new_directory(dst) as temporary:
         with progress_bar("writing", checks.is_quiet) as show:
-            write_hf(source, temporary, show)
-        report["verified"] = checks.of_directory(source, temporary)
+            write_hf(source, temporary, form, show)
+        report["verified"] = checks.of_directory(source, temporary, form)
     if not checks.is_quiet:
         click.echo(f"wrote {dst}")
     return report | {"written": True}
-
-
-def _describe(source: GgufSource, report: dict[str, Any]) -> str:
-    sizes = f"{size(report['source_bytes'])} in the file, {size(report['float32_bytes'])} here"
-    if source.is_ternary:
-        return f"ternary: an artifact whose masters give the same codes and scales; {sizes}"
-    return f"the model is the file's weights dequantized to float32, not the original's; {sizes}"
-
-
-def _type_counts(source: GgufSource) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for name in source.names:
-        kind = source.type_name(name)
-        counts[kind] = counts.get(kind, 0) + 1
-    return counts

@@ -12,8 +12,9 @@ from wrinklefree.cli.convert_report import progress_bar, size
 from wrinklefree.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
-    from wrinklefree.convert.gguf_source import GgufSource
     from wrinklefree.convert.plan import Plan
+    from wrinklefree.convert.source import Source
+    from wrinklefree.convert.to_hf import Form
 
 LEVELS = ("none", "tensors", "logits", "full", "llama.cpp")
 
@@ -26,7 +27,7 @@ class Checks:
     text_file: Path | None
     is_quiet: bool
 
-    def refuse(self, plan: Plan | None) -> None:
+    def refuse(self, source: Source, plan: Plan | None) -> None:
         """Raises UsageError, before anything is written, for a check that cannot be made."""
         if self.text_file is not None and self.level not in ("full", "llama.cpp"):
             raise UsageError("--text belongs to --verify full and --verify llama.cpp")
@@ -34,9 +35,12 @@ class Checks:
             return
         if plan is None:
             raise UsageError("--verify llama.cpp belongs to --to gguf")
-        if plan.llama_cpp_limit:
-            raise UsageError(f"--verify llama.cpp: {plan.llama_cpp_limit}")
+        from wrinklefree.convert.agreement import engine_limit
         from wrinklefree.convert.llama_cpp import check_installed
+
+        limit = plan.llama_cpp_limit or engine_limit(source)
+        if limit:
+            raise UsageError(f"--verify llama.cpp: {limit}")
 
         check_installed()
 
@@ -55,7 +59,10 @@ class Checks:
         from wrinklefree.convert import agreement
 
         source = plan.source.path
-        done["token_strings"] = verify_tokens(source, path)
+        if source.is_dir():  # from a file the keys are copied, and were compared above
+            done["token_strings"] = verify_tokens(source, path)
+        if limit := agreement.engine_limit(plan.source):
+            return self._without_logits(done, limit)
         is_rounded = agreement.rounds_embeddings(plan)
         if is_rounded:
             logits = agreement.verify_logits_but_embeddings(plan, path)
@@ -74,21 +81,33 @@ class Checks:
             self._print_embeddings(plan, done)
         return done
 
-    def of_directory(self, source: GgufSource, directory: Path) -> dict[str, Any]:
-        """Checks a directory against the file that it comes from."""
+    def of_directory(self, source: Source, directory: Path, form: Form) -> dict[str, Any]:
+        """Checks a directory against the source that it comes from."""
         if self.level == "none":
             return {}
         from wrinklefree.convert.verify import verify_directory, verify_tokens
 
-        done: dict[str, Any] = {"tensors": verify_directory(source, directory)}
+        done: dict[str, Any] = {"tensors": verify_directory(source, directory, form)}
         if self.level != "tensors":
-            from wrinklefree.convert.agreement import verify_logits, verify_perplexity
+            from wrinklefree.convert.agreement import (
+                engine_limit,
+                verify_logits,
+                verify_perplexity,
+            )
 
-            done["token_strings"] = verify_tokens(directory, source.path)
+            if source.path.is_file():  # from a directory the tokenizer's files are copied
+                done["token_strings"] = verify_tokens(directory, source.path)
+            if limit := engine_limit(source):
+                return self._without_logits(done, limit)
             done["logits"] = asdict(verify_logits(source.path, directory))
-            if self.level == "full":
+            if self.level == "full" and form.value != "float":
                 agreement = verify_perplexity(source.path, directory, self._text())
                 done["perplexity"] = asdict(agreement)
+        self._print(done)
+        return done
+
+    def _without_logits(self, done: dict[str, Any], limit: str) -> dict[str, Any]:
+        done["logits_not_compared"] = limit
         self._print(done)
         return done
 
@@ -104,8 +123,11 @@ class Checks:
 
     def _print(self, done: dict[str, Any]) -> None:
         lines = [f"{done['tensors']} tensors read back equal"]
-        if "logits" in done:
+        if "token_strings" in done:
             lines.append(f"{done['token_strings']} strings with equal token ids")
+        if "logits_not_compared" in done:
+            lines.append(f"logits not compared: {done['logits_not_compared']}")
+        if "logits" in done:
             lines.append(f"logits within a mean KL of {done['logits']['mean_kl']:.1e} nats")
         if "perplexity" in done:
             found = done["perplexity"]

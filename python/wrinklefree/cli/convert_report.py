@@ -96,19 +96,6 @@ def print_ternarized(errors: Sequence[TernaryError]) -> None:
         click.echo(f"    {error.relative:.3f}  {error.name}")
 
 
-def print_checks(done: dict[str, Any], is_quiet: bool) -> None:
-    if is_quiet or not done:
-        return
-    lines = [f"{done['tensors']} tensors read back equal"]
-    if "token_strings" in done:
-        lines.append(f"{done['token_strings']} strings with equal token ids")
-    if "logits" in done:
-        lines.append(f"logits within a mean KL of {done['logits']['mean_kl']:.1e} nats")
-    if "logits_not_compared" in done:
-        lines.append(f"logits not compared: {done['logits_not_compared']}")
-    click.echo("verified: " + ", ".join(lines))
-
-
 def print_types(shares: Sequence[TypeShare]) -> None:
     click.echo("  type    tensors     parameters   share        bytes   bits/weight")
     for share in shares:

@@ -10,7 +10,10 @@ import numpy as np
 
 from wrinklefree.convert.codec import is_exact
 from wrinklefree.convert.corpus import STRINGS
+from wrinklefree.convert.gguf_source import GgufSource
+from wrinklefree.convert.hf_source import HfSource
 from wrinklefree.convert.plan import Plan, PlannedTensor
+from wrinklefree.convert.source import Source
 from wrinklefree.convert.to_gguf import write_gguf
 from wrinklefree.convert.types import BF16, F32, Q4_0, Q6_K, Q8_0
 from wrinklefree.engine import LLM
@@ -50,6 +53,17 @@ class PerplexityAgreement:
     def change(self) -> float:
         """Relative: 0.01 is a written model that is 1 % worse."""
         return self.written / self.source - 1
+
+
+def engine_limit(source: Source) -> str | None:
+    """Why the engine cannot compare the source's logits with the result's, or None if it can."""
+    if source.is_ternarized:
+        return "the source is a float model, the result a ternary one"
+    if isinstance(source, GgufSource) and source.i2s_group != 128:
+        return "the engine reads I2_S in groups of 128 only"
+    if isinstance(source, HfSource) and source.is_unpacked:
+        return "the engine reads codes of BitNet checkpoints only where they are packed"
+    return None
 
 
 def verify_logits(source: Path, written: Path) -> LogitAgreement:
