@@ -217,6 +217,8 @@ py::dict layer_io(PyModel& self, int64_t layer, const FloatRows& hidden) {
   return result;
 }
 
+using AllowedWords = py::array_t<uint32_t, py::array::c_style | py::array::forcecast>;
+
 void bind_sampler(py::module_& module) {
   using Bias = std::vector<std::pair<int32_t, float>>;
   py::class_<Sampler, std::shared_ptr<Sampler>>(
@@ -238,7 +240,16 @@ void bind_sampler(py::module_& module) {
       .def(
           "observe",
           [](Sampler& self, const std::vector<int32_t>& tokens) { self.observe(tokens); },
-          py::arg("tokens"), "Tells the repetition penalty of prompt tokens.");
+          py::arg("tokens"), "Tells the repetition penalty of prompt tokens.")
+      .def(
+          "allow",
+          [](Sampler& self, const AllowedWords& words) {
+            self.allow(std::vector<uint32_t>(words.data(), words.data() + words.size()));
+          },
+          py::arg("words"),
+          "From now on only tokens whose bit is set are drawn: token i is bit i % 32 of uint32 "
+          "word "
+          "i / 32. No words: every token.");
 }
 
 void bind_step(py::module_& module) {

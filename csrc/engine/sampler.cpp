@@ -32,6 +32,18 @@ int32_t argmax(const float* logits, int64_t vocab) {
   return static_cast<int32_t>(best);
 }
 
+bool is_allowed(const std::vector<uint32_t>& words, int64_t token) {
+  const auto word = static_cast<size_t>(token / 32);
+  return word < words.size() && (words[word] >> (token % 32) & 1) != 0;
+}
+
+bool is_any_allowed(const std::vector<uint32_t>& words, int64_t vocab) {
+  for (int64_t i = 0; i < vocab; ++i) {
+    if (is_allowed(words, i)) return true;
+  }
+  return false;
+}
+
 std::vector<TokenLogprob> most_likely(const float* logits, int64_t vocab, int count, float total) {
   std::vector<TokenLogprob> top;  // best first; insertion into a short sorted list
   if (count == 0) return top;
@@ -84,6 +96,10 @@ void Sampler::prepare(int64_t vocab, std::span<const int32_t> drafts) {
                        ", but the vocabulary has " + std::to_string(vocab));
     }
   }
+  if (!allowed_.empty()) {
+    check(drafts.empty(), "drafts cannot be sampled under a rule of allowed tokens");
+    check(is_any_allowed(allowed_, vocab), "no token of the vocabulary is allowed");
+  }
   std::erase_if(prompt_,
                 [&](const auto& entry) { return entry.first < 0 || entry.first >= vocab; });
   adjusted_.clear();
@@ -114,6 +130,13 @@ float Sampler::adjusted(int32_t token, float logit) const {
   return logit;
 }
 
+void Sampler::forbid(float* logits, int64_t vocab) const {
+  if (allowed_.empty()) return;
+  for (int64_t i = 0; i < vocab; ++i) {
+    if (!is_allowed(allowed_, i)) logits[i] = -std::numeric_limits<float>::infinity();
+  }
+}
+
 float Sampler::largest_drop() const {
   // min-p is a bound on the logit itself: p_i / p_max = e^((l_i - l_max) / temperature).
   const float nats =
@@ -123,7 +146,7 @@ float Sampler::largest_drop() const {
 
 HeadNeed Sampler::need() const {
   HeadNeed need{.all = false, .top = 1, .within = 0, .always = adjusted_};
-  if (options_.top_logprobs) {
+  if (options_.top_logprobs || !allowed_.empty()) {
     need.all = true;
   } else if (options_.temperature == 0) {
     // the largest
@@ -151,6 +174,7 @@ Sampled Sampler::sample(float* logits, int64_t vocab, const KernelTable& kernels
     raw.push_back(logits[token]);
     logits[token] = adjusted(token, logits[token]);
   }
+  forbid(logits, vocab);
   sampled.token = argmax(logits, vocab);
   if (options_.temperature > 0) {
     const float most = logits[sampled.token];

@@ -50,8 +50,14 @@ class Sampler {
   // Tokens the repetition penalty should know of besides the sampled ones: the prompt.
   void observe(std::span<const int32_t> tokens);
 
+  // From now on only tokens whose bit is set are drawn: token i is bit i % 32 of word i / 32, and
+  // one beyond the last word is not drawn. No words: every token. What is reported of the model's
+  // own probabilities stays as it is.
+  void allow(std::vector<uint32_t> words) { allowed_ = std::move(words); }
+
   // Makes room for `vocab` logits, so that sample() need not allocate much; `drafts` may be sampled
-  // before the next call. Throws ModelError when a biased token is outside the vocabulary.
+  // before the next call. Throws ModelError when a biased token is outside the vocabulary, when no
+  // token is allowed, or when drafts meet a rule that was made for one token.
   void prepare(int64_t vocab, std::span<const int32_t> drafts = {});
 
   // Which logits the next sample needs; valid until the next call on this object.
@@ -63,6 +69,7 @@ class Sampler {
 
  private:
   float adjusted(int32_t token, float logit) const;
+  void forbid(float* logits, int64_t vocab) const;
   // Of logits below the largest by this or less, one is drawn.
   float largest_drop() const;
   int32_t draw(float most);
@@ -75,6 +82,7 @@ class Sampler {
   std::unordered_map<int32_t, int> generated_;  // token, how often
   std::unordered_map<int32_t, int> prompt_;
   std::unordered_map<int32_t, float> bias_;
+  std::vector<uint32_t> allowed_;
   std::vector<int32_t> adjusted_;  // tokens whose logits change before the draw, ascending
   std::vector<TokenLogit> candidates_;
   std::vector<double> weights_;

@@ -141,3 +141,61 @@ def test_repetition_penalty_counts_the_prompt_it_was_told(
     sampler.observe([best])
     (output,) = model.step([_engine.StepItem(model.sequence(4), PROMPT, sampler)])
     assert output.token != best
+
+
+def words_of(tokens: list[int], num_words: int) -> NDArray[np.uint32]:
+    words = np.zeros(num_words, np.uint32)
+    for token in tokens:
+        words[token // 32] |= np.uint32(1 << token % 32)
+    return words
+
+
+@pytest.mark.parametrize("head", ["stored", "screened"])
+def test_only_allowed_tokens_are_drawn(
+    stories_dir: Path, probabilities: NDArray[np.float64], head: str
+) -> None:
+    model = _engine.Model(str(stories_dir), head=head)
+    ranked = by_likelihood(probabilities)
+    allowed = [ranked[i] for i in (3, 7, 8, 400)]
+    sequence = model.sequence(4)
+    model.step([_engine.StepItem(sequence, PROMPT[:-1])])
+
+    def draw(sampler: _engine.Sampler) -> _engine.StepOutput:
+        sequence.truncate(len(PROMPT) - 1)
+        return model.step([_engine.StepItem(sequence, PROMPT[-1:], sampler)])[0]
+
+    greedy = _engine.Sampler(temperature=0, top_logprobs=2)
+    greedy.allow(words_of(allowed, 16))
+    output = draw(greedy)
+    assert output.token == allowed[0]
+    # What is reported is the model's, before the rule.
+    assert output.logprob == pytest.approx(np.log(probabilities[allowed[0]]), abs=1e-3)
+    assert [token for token, _ in output.top] == ranked[:2]
+    greedy.allow(np.zeros(0, np.uint32))
+    assert draw(greedy).token == ranked[0]
+
+    sampler = _engine.Sampler(temperature=FLAT, seed=0)
+    sampler.allow(words_of(allowed, 16))
+    counts = Counter(draw(sampler).token for _ in range(DRAWS))
+    assert counts.keys() <= set(allowed)
+    expected = probabilities[allowed] ** (1 / FLAT)
+    expected /= expected.sum()
+    share = counts[allowed[0]] / DRAWS
+    assert share == pytest.approx(expected[0], abs=5 * (expected[0] / DRAWS) ** 0.5)
+
+    top_1 = _engine.Sampler(temperature=1, top_k=1, seed=0)
+    top_1.allow(words_of(allowed, 16))
+    assert draw(top_1).token == allowed[0]
+
+
+def test_a_rule_that_allows_nothing_is_an_error(model: _engine.Model) -> None:
+    sampler = _engine.Sampler()
+    sequence = model.sequence(8)
+    for words in (np.zeros(16, np.uint32), np.zeros(1, np.uint32)):
+        sampler.allow(words)
+        with pytest.raises(_engine.ModelError, match="no token"):
+            model.step([_engine.StepItem(sequence, PROMPT, sampler)])
+    sampler.allow(words_of([5], 1))  # tokens beyond the words are not allowed
+    assert model.step([_engine.StepItem(sequence, PROMPT, sampler)])[0].token == 5
+    with pytest.raises(_engine.ModelError, match="drafts"):
+        model.step([_engine.StepItem(sequence, [5, 6], sampler, drafts=1)])

@@ -26,6 +26,15 @@ SHARED: dict[str, list[Any]] = {
     "frequency_penalty": [-2.1, 2.1, "1", NAN, HUGE],
     "logit_bias": [{"x": 1}, {"5": 101}, {"5": NAN}, {"5": "1"}, {"-1": 1}, {"9999": 1}, [], "5"],
     "max_tokens": [0, -1, 1.5, "1", True, 2**31, NAN, HUGE],
+    "response_format": [
+        "json",
+        1,
+        [],
+        {},
+        {"type": "xml"},
+        {"type": "regex"},
+        {"type": "text", "a": 1},
+    ],
 }
 CHAT: dict[str, list[Any]] = {
     **SHARED,
@@ -96,7 +105,7 @@ def test_a_float_beyond_range_is_refused(ok_server: Any, field: str) -> None:
     ("field", "message"),
     [
         ("tools", "'tools' is not supported"),
-        ("response_format", "'response_format' is not supported"),
+        ("service_tier", "'service_tier' is not supported"),
         ("tempratur", "did you mean 'temperature'"),
         ("x" * 5000, "unknown field 'xxx"),
         ("语", "unknown field"),

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from wrinklefree.serve.answer import EventStream, whole_answer
 from wrinklefree.serve.errors import ApiError
+from wrinklefree.serve.grammar import Grammars
 from wrinklefree.serve.guard import Guard
 from wrinklefree.serve.job import Job
 from wrinklefree.serve.model import ServedModel
@@ -117,12 +118,15 @@ def _add_status_routes(
 def _add_generation_routes(
     app: FastAPI, model: ServedModel, settings: Settings, worker: Worker
 ) -> None:
+    grammars = Grammars(model.tokenizer)
+
     async def answer(request: Request, kind: type[GenerationRequest]) -> Response:
         asked = parse(kind, await _body(request, settings))
         _check_model(asked.model, settings)
         # Tokenizing a long prompt takes a while; other streams go on meanwhile.
         prompts = await asyncio.to_thread(prompts_of, model, asked)
-        makers = generation_makers(model, asked, prompts)
+        grammar = await asyncio.to_thread(grammars.of, asked.response_format)
+        makers = generation_makers(model, asked, prompts, grammar)
         job = Job(worker, makers, num_prompt_tokens=sum(map(len, prompts)))
         reply_kind: type[Reply] = ChatReply if kind is ChatRequest else TextReply
         reply = reply_kind(settings.model_name, model.tokenizer, asked.alternatives)

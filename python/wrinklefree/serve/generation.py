@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from wrinklefree.engine import SamplingParams
+from wrinklefree.serve.grammar import Grammar
 from wrinklefree.serve.model import Token
 from wrinklefree.serve.streaming import Delta, TextStream
 
@@ -56,6 +57,7 @@ class Generation:
     text: TextStream
     emit: Callable[[Event], None]
     scores_prompt: bool = False
+    grammar: Grammar | None = None
     cancelled: bool = False
     slot: Any = None
     num_fed: int = 0

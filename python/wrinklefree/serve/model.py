@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wrinklefree.engine import SamplingParams
 
 
@@ -26,13 +29,15 @@ class Work:
     """Tokens to append to one slot in a step.
 
     `samples` asks for the token that follows them; `targets` are tokens that do follow, the first
-    of them after the first of `tokens`, and are to be scored.
+    of them after the first of `tokens`, and are to be scored. `allowed` are the tokens that may be
+    sampled, 32 in a word; None: all.
     """
 
     slot: Any
     tokens: Sequence[int]
     samples: bool
     targets: Sequence[int] = ()
+    allowed: NDArray[np.uint32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

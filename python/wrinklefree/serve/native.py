@@ -61,6 +61,9 @@ class NativeModel:
         return slot.sequence.nbytes
 
     def step(self, work: Sequence[Work]) -> list[Stepped]:
+        for item in work:
+            if item.allowed is not None:
+                item.slot.sampler.allow(item.allowed)
         items = [
             _engine.StepItem(
                 item.slot.sequence,

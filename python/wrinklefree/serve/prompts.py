@@ -9,6 +9,7 @@ from wrinklefree.engine import SamplingParams
 from wrinklefree.errors import WrinklefreeError
 from wrinklefree.serve.errors import bad_request
 from wrinklefree.serve.generation import Event, Generation
+from wrinklefree.serve.grammar import Grammar
 from wrinklefree.serve.job import MakeGeneration
 from wrinklefree.serve.model import ServedModel, Tokenizer
 from wrinklefree.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest
@@ -110,9 +111,13 @@ def sampling_of(request: GenerationRequest, vocab_size: int, *, choice: int) -> 
 
 
 def generation_makers(
-    model: ServedModel, request: GenerationRequest, prompts: Sequence[list[int]]
+    model: ServedModel,
+    request: GenerationRequest,
+    prompts: Sequence[list[int]],
+    grammar: Grammar | None = None,
 ) -> list[MakeGeneration]:
-    """One maker per choice, in OpenAI's order: all choices of the first prompt come first."""
+    """One maker per choice, in OpenAI's order: all choices of the first prompt come first. Each
+    walks a copy of the grammar."""
     rule = stop_rule(model.tokenizer, request.stops)
     vocab_size = model.tokenizer.vocab_size
 
@@ -129,6 +134,7 @@ def generation_makers(
                 text=TextStream(model.tokenizer, rule.texts),
                 emit=emit,
                 scores_prompt=request.echoes,
+                grammar=grammar.copy() if grammar is not None else None,
             )
 
         return make

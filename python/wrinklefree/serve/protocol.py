@@ -34,7 +34,6 @@ UNSUPPORTED = frozenset(
         "prediction",
         "prompt_cache_key",
         "reasoning_effort",
-        "response_format",
         "safety_identifier",
         "service_tier",
         "store",
@@ -50,6 +49,7 @@ UNSUPPORTED = frozenset(
 MAX_STOPS = 4
 MAX_STOP_CHARS = 256
 MAX_CHOICES = 16
+MAX_REGEX_CHARS = 4096
 INT32_MAX = 2**31 - 1
 
 # What a field that takes several types may hold; pydantic would report every branch of the union.
@@ -101,6 +101,40 @@ class Message(_Body):
         return "".join(part.text for part in self.content)
 
 
+class TextFormat(_Body):
+    type: Literal["text"]
+
+
+class JsonObjectFormat(_Body):
+    type: Literal["json_object"]
+
+
+class JsonSchema(_Body):
+    """`strict` is accepted: the schema is always followed."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool = True
+
+
+class JsonSchemaFormat(_Body):
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+class RegexFormat(_Body):
+    """An extension of this server: the whole answer matches."""
+
+    type: Literal["regex"]
+    regex: Annotated[str, Field(min_length=1, max_length=MAX_REGEX_CHARS)]
+
+
+ResponseFormat = Annotated[
+    TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat, Field(discriminator="type")
+]
+
+
 class GenerationRequest(_Body):
     """What /v1/chat/completions and /v1/completions share."""
 
@@ -117,6 +151,7 @@ class GenerationRequest(_Body):
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
     logit_bias: Annotated[dict[str, Bias], Field(max_length=1024)] = {}
+    response_format: ResponseFormat = TextFormat(type="text")
     max_tokens: TokenCount | None = None
 
     @field_validator("logit_bias")

@@ -9,6 +9,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wrinklefree.engine import SamplingParams
 from wrinklefree.serve.errors import bad_request, overloaded, shutting_down
 from wrinklefree.serve.generation import FinishReason, Generation, Prompt
@@ -225,28 +228,35 @@ class Worker:
         for generation in list(self._running):
             if generation.slot is None and (budget == 0 or not self._open(generation)):
                 continue
-            if generation.num_unfed == 0:
-                item = Work(generation.slot, [generation.generated[-1]], samples=True)
-            elif budget > 0:
-                item = self._prompt_part(generation, budget)
-                budget -= len(item.tokens)
-            else:
+            if generation.num_unfed and budget == 0:
                 continue
+            try:
+                item = self._next_part(generation, budget)
+            except Exception:
+                log.exception("no next token under the grammar of a generation")
+                self._end(generation, "failed")
+                continue
+            if generation.num_unfed:
+                budget -= len(item.tokens)
             batch.append(generation)
             work.append(item)
         return batch, work, self._chunk - budget
 
-    def _prompt_part(self, generation: Generation, budget: int) -> Work:
-        """At most `budget` of the tokens that the engine has not seen yet."""
+    def _next_part(self, generation: Generation, budget: int) -> Work:
+        """The last sampled token, or at most `budget` tokens of a prompt."""
         prompt, begin = generation.prompt, generation.num_fed
+        if generation.num_unfed == 0:
+            tokens: Sequence[int] = generation.generated[-1:]
+            return Work(generation.slot, tokens, samples=True, allowed=_allowed(generation))
         most = min(budget, SCORED_CHUNK) if generation.scores_prompt else budget
         end = begin + min(most, generation.num_unfed)
-        is_last = end == len(prompt)
+        samples = end == len(prompt) and generation.max_tokens > 0
         return Work(
             generation.slot,
             prompt[begin:end],
-            samples=is_last and generation.max_tokens > 0,
+            samples=samples,
             targets=prompt[begin + 1 : end + 1] if generation.scores_prompt else (),
+            allowed=_allowed(generation) if samples else None,
         )
 
     def _adapt_chunk(self, num_prefilled: int, took_s: float) -> None:
@@ -268,7 +278,9 @@ class Worker:
         delta = generation.text.push(token)
         if delta.text or delta.tokens:
             generation.emit(delta)
-        if generation.text.is_stopped:
+        if generation.grammar is not None:
+            generation.grammar.take(token.id)
+        if generation.text.is_stopped or _is_complete(generation):
             self._end(generation, "stop")
         elif generation.num_generated == generation.max_tokens:
             self._end(generation, "length")
@@ -301,3 +313,11 @@ class Worker:
         for generation in [*self._running, *self._waiting]:
             is_planned = generation.cancelled or self._is_stopping
             self._end(generation, "cancelled" if is_planned else "failed")
+
+
+def _allowed(generation: Generation) -> NDArray[np.uint32] | None:
+    return generation.grammar.allowed() if generation.grammar is not None else None
+
+
+def _is_complete(generation: Generation) -> bool:
+    return generation.grammar is not None and generation.grammar.is_complete
