@@ -115,3 +115,22 @@ def test_any_bytes_give_valid_text(scripted: Any, raw: bytes, stop: str) -> None
     expected = reference(raw.decode(errors="replace"), [stop])
     assert ("".join(texts), stopped) == expected
     "".join(texts).encode()  # no lone surrogate
+
+
+def test_a_silent_stream_is_kept_alive(scripted: Any, serve: Any) -> None:
+    server = serve(scripted([b"a", b"b"], delay_s=0.3), keep_alive_s=0.05)
+    answer = server.chat(stream=True)
+    lines = [line for line in answer.text.splitlines() if line]
+    assert lines.count(": keep-alive") >= 3
+    data = [line for line in lines if line.startswith("data: ")]
+    assert len(lines) == len(data) + lines.count(": keep-alive")
+    assert data[-1] == "data: [DONE]"
+    stream = server.client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": "hi"}], stream=True
+    )
+    texts = [chunk.choices[0].delta.content or "" for chunk in stream]
+    assert "".join(texts) == "ab"
+
+
+def test_a_stream_that_talks_needs_no_comments(scripted: Any, serve: Any) -> None:
+    assert ": keep-alive" not in serve(scripted([b"a", b"b"])).chat(stream=True).text

@@ -44,32 +44,41 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, job: Job, reply: Reply, *, includes_usage: bool) -> None:
+    def __init__(
+        self, job: Job, reply: Reply, *, includes_usage: bool, keep_alive_s: float
+    ) -> None:
+        """After `keep_alive_s` without an event a comment keeps proxies from hanging up."""
         # X-Accel-Buffering: nginx would otherwise collect the events.
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._job = job
         self._reply = reply
         self._includes_usage = includes_usage
+        self._keep_alive_s = keep_alive_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watcher = asyncio.create_task(self._job.cancel_on_disconnect(receive))
         try:
             start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
             await send(start)
-            async for data in self._events():
-                event = f"data: {data}\n\n".encode()
+            async for line in self._lines():
+                event = f"{line}\n\n".encode()
                 await send({"type": "http.response.body", "body": event, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             watcher.cancel()
             self._job.cancel()
 
-    async def _events(self) -> AsyncIterator[str]:
+    async def _lines(self) -> AsyncIterator[str]:
         for index in range(len(self._job)):
             if (opening := self._reply.opening(index)) is not None:
                 yield self._chunk(opening)
-        async for index, event in self._job.events():
+        while not self._job.is_finished:
+            try:
+                index, event = await asyncio.wait_for(self._job.next_event(), self._keep_alive_s)
+            except asyncio.TimeoutError:
+                yield ": keep-alive"
+                continue
             assert not isinstance(event, Prompt)  # an echo is never streamed
             if isinstance(event, Delta):
                 yield self._chunk(self._reply.chunk(index, event))
@@ -77,19 +86,19 @@ class EventStream(Response):
             try:
                 _raise_if_failed(event)
             except ApiError as error:  # the status line is gone: the error is the last event
-                yield error.body.model_dump_json()
+                yield f"data: {error.body.model_dump_json()}"
                 return
-            is_last = len(self._job.finished) == len(self._job)
-            extras = {"timings": timings_of(self._job)} if is_last else {}
+            is_last = self._job.is_finished
+            extras: dict[str, Any] = {"timings": timings_of(self._job)} if is_last else {}
             yield self._chunk(self._reply.closing(index, event.reason, extras))
         if self._includes_usage:
-            yield _json(self._reply.usage_chunk(usage_of(self._job)))
-        yield "[DONE]"
+            yield f"data: {_json(self._reply.usage_chunk(usage_of(self._job)))}"
+        yield "data: [DONE]"
 
     def _chunk(self, body: BaseModel) -> str:
         if self._includes_usage:  # OpenAI: null in every chunk but the last
             body = body.model_copy(update={"usage": None})
-        return _json(body)
+        return f"data: {_json(body)}"
 
 
 def usage_of(job: Job) -> Usage:

@@ -131,7 +131,12 @@ def _add_generation_routes(
         reply_kind: type[Reply] = ChatReply if kind is ChatRequest else TextReply
         reply = reply_kind(settings.model_name, model.tokenizer, asked.alternatives)
         if asked.stream:
-            return EventStream(job, reply, includes_usage=asked.includes_usage)
+            return EventStream(
+                job,
+                reply,
+                includes_usage=asked.includes_usage,
+                keep_alive_s=settings.keep_alive_s,
+            )
         return await whole_answer(request, job, reply)
 
     @app.post("/v1/chat/completions")

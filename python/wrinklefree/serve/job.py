@@ -40,13 +40,21 @@ class Job:
 
         return post
 
+    @property
+    def is_finished(self) -> bool:
+        return len(self.finished) == len(self._generations)
+
+    async def next_event(self) -> tuple[int, Event]:
+        """(choice, event), when it comes. Not once all choices are finished."""
+        index, event = await self._events.get()
+        if isinstance(event, Finished):
+            self.finished[index] = event
+        return index, event
+
     async def events(self) -> AsyncIterator[tuple[int, Event]]:
-        """(choice, event) as they come, until every choice is finished."""
-        while len(self.finished) < len(self._generations):
-            index, event = await self._events.get()
-            if isinstance(event, Finished):
-                self.finished[index] = event
-            yield index, event
+        """All that is left of them."""
+        while not self.is_finished:
+            yield await self.next_event()
 
     def cancel(self) -> None:
         """Ends the choices that still run; each still sends its last event."""

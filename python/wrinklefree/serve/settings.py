@@ -22,6 +22,8 @@ class Settings:
     """Keys and values kept for prompts that begin the same; 0 keeps none."""
     max_body_bytes: int = 2 << 20
     body_timeout_s: float = 30.0
+    keep_alive_s: float = 15.0
+    """A stream that is silent for so long sends a comment; proxies often hang up after 60 s."""
     drain_timeout_s: float = 30.0
     """After SIGTERM, running requests get this long to finish."""
 
