@@ -30,3 +30,7 @@ void dequantize_s8(const std::int8_t* q, std::int64_t count, float scale, void* 
 void round_to_bf16(const float* x, std::int64_t count, void* out) noexcept {
   convert(x, count, static_cast<Bf16*>(out), [](const float* eight) { return load(eight); });
 }
+
+void widen_bf16(const void* x, std::int64_t count, float* out) noexcept {
+  convert(static_cast<const Bf16*>(x), count, out, [](const Bf16* eight) { return load8(eight); });
+}

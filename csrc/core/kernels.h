@@ -123,10 +123,11 @@ struct KernelTable {
   // around_cache: write results past the caches, for more than they hold.
   void (*fake_quant_act)(const void* x, TrainType type, std::int64_t rows, std::int64_t k,
                          float lambda, bool around_cache, void* out) noexcept;
-  // out = scale * q, rounded once to `type`; out = x, rounded to bfloat16 (half to even).
+  // out = scale * q, rounded once to `type`; out = x, rounded to bfloat16 (half to even); out = x.
   void (*dequantize_s8)(const std::int8_t* q, std::int64_t count, float scale, void* out,
                         TrainType type) noexcept;
   void (*round_to_bf16)(const float* x, std::int64_t count, void* out) noexcept;
+  void (*widen_bf16)(const void* x, std::int64_t count, float* out) noexcept;
 
   // y[r, j] = sum over k of x[r, k] * w[j, k] for n_begin <= j < n_end, for dense rows of `type`
   // one after the other (Q8_0 and Q6_K as in GGUF: k is a multiple of their block). In float32, the
@@ -151,6 +152,10 @@ struct KernelTable {
   void (*rms_norm_quantize)(const float* x, const float* gain, std::int64_t k, float eps, float* y,
                             std::int8_t* q, std::int64_t q_stride, float* scale,
                             std::int32_t* sum) noexcept;
+  // The gradient of rms_norm for one row, from that of y: x_grad = (g - x * mean(g * x) / r^2) / r
+  // with g = gain * y_grad and r = sqrt(mean(x^2) + eps), and gain_grad += y_grad * x / r.
+  void (*rms_norm_grad)(const float* x, const float* gain, const float* y_grad, std::int64_t k,
+                        float eps, float* x_grad, float* gain_grad) noexcept;
   // y = act(gate) * up. y may be gate or up.
   void (*gated_act)(const float* gate, const float* up, std::int64_t n, Gate kind,
                     float* y) noexcept;

@@ -82,6 +82,26 @@ void rms_norm_quantize(const float* x, const float* gain, std::int64_t k, float 
   quantize_row(y, k, static_cast<std::uint32_t>(most), q, q_stride, scale, sum);
 }
 
+void rms_norm_grad(const float* x, const float* gain, const float* y_grad, std::int64_t k,
+                   float eps, float* x_grad, float* gain_grad) noexcept {
+  const float inverse = inverse_rms(x, k, eps);
+  F8 sums[2] = {splat(0), splat(0)};
+  std::int64_t i = 0;
+  for (; i + 16 <= k; i += 16) {
+    for (int j = 0; j < 2; ++j) {
+      const std::int64_t at = i + 8 * j;
+      sums[j] = mul_add(mul(load(gain + at), load(y_grad + at)), load(x + at), sums[j]);
+    }
+  }
+  float dot = lane_sum(add(sums[0], sums[1]));
+  for (; i < k; ++i) dot += gain[i] * y_grad[i] * x[i];
+  const float mean = dot / static_cast<float>(k) * inverse * inverse;
+  for (i = 0; i < k; ++i) {
+    x_grad[i] = (gain[i] * y_grad[i] - x[i] * mean) * inverse;
+    gain_grad[i] += y_grad[i] * (x[i] * inverse);
+  }
+}
+
 inline F8 silu(F8 x) { return div(x, add(splat(1.0f), exponential(sub(splat(0.0f), x)))); }
 
 void gated_act(const float* gate, const float* up, std::int64_t n, Gate kind, float* y) noexcept {

@@ -23,10 +23,12 @@ STABLE_TORCH_LIBRARY(wrinklefree, m) {
   m.def("fake_quant_act(Tensor x, float lam) -> Tensor");
   // Training at lambda 1. The t2 bytes of Q(w), in one pass behind the one for the scale.
   m.def("ternary_pack(Tensor w) -> (Tensor packed, Tensor scale)");
-  // y [..., n] = Q(x) @ W.T + bias in `dtype`, and Q(x): codes int8 [M, padded K], scales [M].
+  // y [..., n] = Q(x) @ W.T + bias in `dtype`, and Q(x): codes int8 [M, padded K], scales [M]. With
+  // a gain, Q is taken of rms_norm(x, gain, eps).
   m.def(
       "ternary_linear_codes(Tensor x, Tensor packed, Tensor scale, int n, Tensor? bias,"
-      " ScalarType dtype) -> (Tensor y, Tensor q, Tensor q_scale)");
+      " ScalarType dtype, Tensor? gain=None, float eps=0.0)"
+      " -> (Tensor y, Tensor q, Tensor q_scale)");
   // grad [..., n] @ W for the t2 bytes of W [n, k]: int8 codes of grad, rounded at random.
   m.def(
       "ternary_input_grad(Tensor grad, Tensor packed, Tensor scale, int k, int seed,"
@@ -34,6 +36,12 @@ STABLE_TORCH_LIBRARY(wrinklefree, m) {
   // The numbers behind the codes of k columns, and those behind the codes of w.
   m.def("dequantize_act(Tensor q, Tensor q_scale, int k, ScalarType dtype) -> Tensor");
   m.def("round_ternary(Tensor w, Tensor scale, ScalarType dtype) -> Tensor");
+  // gain * x / sqrt(mean(x^2) + eps) over the last dimension, in the type of x; and its gradients
+  // for x and gain, from that of the result.
+  m.def("rms_norm(Tensor x, Tensor gain, float eps) -> Tensor");
+  m.def(
+      "rms_norm_backward(Tensor grad, Tensor x, Tensor gain, float eps)"
+      " -> (Tensor x_grad, Tensor gain_grad)");
   // GPTQ: weights [N, K] as they were when rounded, and codes int8 [N, K]; spread [K, K] is upper.
   m.def(
       "gptq_round(Tensor w, Tensor spread, float threshold, float level)"

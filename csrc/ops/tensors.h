@@ -8,7 +8,6 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <cstdint>
-#include <cstring>
 #include <optional>
 #include <vector>
 
@@ -90,6 +89,7 @@ struct TrainMatrix {
       : tensor(t.scalar_type() == ScalarType::BFloat16 ? as_contiguous(t) : as_float(t)),
         type(t.scalar_type() == ScalarType::BFloat16 ? TrainType::bf16 : TrainType::f32) {}
 
+  ScalarType dtype() const { return tensor.scalar_type(); }
   std::int64_t element_bytes() const { return type == TrainType::bf16 ? 2 : 4; }
   const char* at(std::int64_t element) const {
     return static_cast<const char*>(tensor.const_data_ptr()) + element * element_bytes();
@@ -97,11 +97,7 @@ struct TrainMatrix {
   // A row of k elements as float32; one of bfloat16 is written to `widened`.
   const float* float_row(std::int64_t row, std::int64_t k, float* widened) const {
     if (type == TrainType::f32) return reinterpret_cast<const float*>(at(row * k));
-    const auto* halves = reinterpret_cast<const std::uint16_t*>(at(row * k));
-    for (std::int64_t i = 0; i < k; ++i) {
-      const std::uint32_t bits = static_cast<std::uint32_t>(halves[i]) << 16;
-      std::memcpy(widened + i, &bits, sizeof bits);
-    }
+    active().widen_bf16(at(row * k), k, widened);
     return widened;
   }
 };

@@ -53,16 +53,17 @@ struct CodedRows {
         scales(empty({rows}, ScalarType::Float)),
         sums(static_cast<std::size_t>(rows)) {}
 
-  // Calls quantize(values, row, q, scale, sum) for every row of x.
+  // Calls quantize(values, scratch, row, q, scale, sum) for every row of x; scratch holds k floats,
+  // and may be where the values are.
   template <class Quantize>
   void fill(const TrainMatrix& x, const Quantize& quantize) {
     auto* q = codes.mutable_data_ptr<std::int8_t>();
     auto* scale = scales.mutable_data_ptr<float>();
     parallel(rows, kGrainElements / k, [&](std::int64_t begin, std::int64_t end) {
-      std::vector<float> widened(x.type == TrainType::bf16 ? static_cast<std::size_t>(k) : 0);
+      std::vector<float> scratch(static_cast<std::size_t>(k));
       for (std::int64_t row = begin; row < end; ++row) {
-        quantize(x.float_row(row, k, widened.data()), row, q + row * stride, scale + row,
-                 sums.data() + row);
+        quantize(x.float_row(row, k, scratch.data()), scratch.data(), row, q + row * stride,
+                 scale + row, sums.data() + row);
       }
     });
   }
@@ -115,7 +116,9 @@ void check_packed(const Tensor& packed, const Tensor& scale, std::int64_t n, std
 std::tuple<Tensor, Tensor, Tensor> ternary_linear_codes(const Tensor& x_in, const Tensor& packed,
                                                         const Tensor& scale, std::int64_t n,
                                                         const std::optional<Tensor>& bias_in,
-                                                        ScalarType dtype) {
+                                                        ScalarType dtype,
+                                                        const std::optional<Tensor>& gain_in,
+                                                        double eps) {
   const char* op = "ternary_linear_codes";
   const auto [rows, k] = rows_of(x_in, op);
   const TrainType type = train_type(dtype, op);
@@ -123,12 +126,21 @@ std::tuple<Tensor, Tensor, Tensor> ternary_linear_codes(const Tensor& x_in, cons
   STD_TORCH_CHECK(!bias_in || bias_in->numel() == n, op, ": bias must have ", n, " elements");
   const std::optional<Tensor> bias =
       bias_in ? std::optional<Tensor>(as_float(*bias_in)) : std::nullopt;
+  STD_TORCH_CHECK(!gain_in || gain_in->numel() == k, op, ": gain must have ", k, " elements");
+  const std::optional<Tensor> gain =
+      gain_in ? std::optional<Tensor>(as_float(*gain_in)) : std::nullopt;
+  const float* gains = gain ? gain->const_data_ptr<float>() : nullptr;
   CodedRows x(rows, k);
   const KernelTable& table = kernels();
-  x.fill(TrainMatrix(x_in),
-         [&](const float* from, std::int64_t, std::int8_t* q, float* q_scale, std::int32_t* sum) {
-           table.quantize_act_int8(from, x.k, 1, x.k, q, x.stride, q_scale, sum);
-         });
+  x.fill(TrainMatrix(x_in), [&](const float* from, float* normed, std::int64_t, std::int8_t* q,
+                                float* q_scale, std::int32_t* sum) {
+    if (gains == nullptr) {
+      table.quantize_act_int8(from, x.k, 1, x.k, q, x.stride, q_scale, sum);
+    } else {
+      table.rms_norm_quantize(from, gains, x.k, static_cast<float>(eps), normed, q, x.stride,
+                              q_scale, sum);
+    }
+  });
   auto shape = shape_of(x_in);
   shape.back() = n;
   Tensor y = empty(shape, dtype);
@@ -158,7 +170,7 @@ Tensor ternary_input_grad(const Tensor& grad_in, const Tensor& packed, const Ten
   CodedRows grad(rows, n);
   const KernelTable& table = kernels();
   const auto first_seed = static_cast<std::uint32_t>(seed);
-  grad.fill(TrainMatrix(grad_in), [&](const float* values, std::int64_t row, std::int8_t* q,
+  grad.fill(TrainMatrix(grad_in), [&](const float* values, float*, std::int64_t row, std::int8_t* q,
                                       float* q_scale, std::int32_t* sum) {
     // Seeds of one call lie apart by an odd constant, so that rows share no stretch of numbers.
     const std::uint32_t row_seed = first_seed + static_cast<std::uint32_t>(row) * 0x9e3779b9u;

@@ -119,6 +119,12 @@ TEST_P(GuardPages, FloatKernels) {
     const Guarded<float> x(ramp(k), at_end()), gain(ramp(k), at_end()), y(k, at_end());
     table().rms_norm(x.data(), gain.data(), k, 1e-5f, y.data());
     table().rms_norm(x.data(), nullptr, k, 1e-5f, y.data());
+    const Guarded<float> x_grad(k, at_end()), gain_grad(k, at_end());
+    table().rms_norm_grad(x.data(), gain.data(), y.data(), k, 1e-5f, x_grad.data(),
+                          gain_grad.data());
+    const Guarded<std::uint16_t> halves(k, at_end());
+    table().round_to_bf16(x.data(), k, halves.data());
+    table().widen_bf16(halves.data(), k, y.data());
     for (const Gate gate : {Gate::silu, Gate::relu2}) {
       table().gated_act(x.data(), gain.data(), k, gate, y.data());
     }

@@ -167,6 +167,29 @@ TEST_P(FloatKernels, FusedNormHasTheBitsOfBothSteps) {
   }
 }
 
+TEST_P(FloatKernels, NormGradientsMatchFloat64AndAddUp) {
+  for (const int64_t k : {1, 7, 15, 16, 33, 576}) {
+    const auto size = static_cast<size_t>(k);
+    const std::vector<float> x = random_floats(size, 3), gain = random_floats(size, 4);
+    const std::vector<float> grad = random_floats(size, 5);
+    double squares = 0, dot = 0;
+    for (size_t i = 0; i < size; ++i) {
+      squares += double{x[i]} * x[i];
+      dot += double{gain[i]} * grad[i] * x[i];
+    }
+    const double inverse = 1 / std::sqrt(squares / static_cast<double>(k) + 1e-5);
+    const double mean = dot / static_cast<double>(k) * inverse * inverse;
+    std::vector<float> x_grad(size, NAN), gain_grad(size, 2.0f);
+    kernels().rms_norm_grad(x.data(), gain.data(), grad.data(), k, 1e-5f, x_grad.data(),
+                            gain_grad.data());
+    for (size_t i = 0; i < size; ++i) {
+      const double expected = (double{gain[i]} * grad[i] - x[i] * mean) * inverse;
+      ASSERT_NEAR(x_grad[i], expected, 2e-5 * inverse) << i;
+      ASSERT_NEAR(gain_grad[i], 2.0 + grad[i] * x[i] * inverse, 2e-6) << i;
+    }
+  }
+}
+
 TEST_P(FloatKernels, ZeroRowsStayZero) {
   const std::vector<float> zeros(40, 0.0f);
   std::vector<float> y(40, NAN);

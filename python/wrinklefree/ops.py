@@ -180,12 +180,15 @@ def ternary_linear_codes(
     n: int,
     bias: torch.Tensor | None,
     dtype: torch.dtype,
+    gain: torch.Tensor | None = None,
+    eps: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`ternary_linear` of t2 bytes with y in float32 or bfloat16, and what backward needs of x.
 
-    That is its codes int8 [M, K and padding] and their scales float32 [M]. No gradient.
+    That is its codes int8 [M, K and padding] and their scales float32 [M]. With a gain [K] the
+    layer's input is rms_norm(x, gain, eps), in float32, and the codes are its. No gradient.
     """
-    y, q, q_scale = _ops.ternary_linear_codes(x, packed, scale, n, bias, dtype)
+    y, q, q_scale = _ops.ternary_linear_codes(x, packed, scale, n, bias, dtype, gain, eps)
     return y, q, q_scale
 
 
@@ -197,6 +200,8 @@ def _(
     n: int,
     bias: torch.Tensor | None,
     dtype: torch.dtype,
+    gain: torch.Tensor | None = None,
+    eps: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     rows, k = x.numel() // x.shape[-1], x.shape[-1]
     stride = (k + 19) // 20 * 20  # act_stride in csrc/core/kernels.h
@@ -257,6 +262,55 @@ def round_ternary(w: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> t
 @torch.library.register_fake("wrinklefree::round_ternary")
 def _(w: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.empty(w.shape, dtype=dtype, device=w.device)
+
+
+def rms_norm(x: torch.Tensor, gain: torch.Tensor, eps: float) -> torch.Tensor:
+    """gain * x / sqrt(mean(x^2) + eps) over the last dimension, computed in float32; [..., K]."""
+    y: torch.Tensor = _ops.rms_norm(x, gain, eps)
+    return y
+
+
+@torch.library.register_fake("wrinklefree::rms_norm")
+def _(x: torch.Tensor, gain: torch.Tensor, eps: float) -> torch.Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _keep_norm_inputs(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    x, gain, ctx.eps = inputs
+    ctx.save_for_backward(x, gain)
+
+
+def _norm_gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+    x, gain = ctx.saved_tensors
+    x_grad, gain_grad = rms_norm_backward(grad, x, gain, ctx.eps)
+    return x_grad, gain_grad.to(gain.dtype), None
+
+
+torch.library.register_autograd(
+    "wrinklefree::rms_norm", _norm_gradients, setup_context=_keep_norm_inputs
+)
+
+
+def rms_norm_backward(
+    grad: torch.Tensor, x: torch.Tensor, gain: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of `rms_norm` for x, in its type, and for the gain, float32 [K]."""
+    x_grad, gain_grad = _ops.rms_norm_backward(grad, x, gain, eps)
+    return x_grad, gain_grad
+
+
+@torch.library.register_fake("wrinklefree::rms_norm_backward")
+def _(
+    grad: torch.Tensor, x: torch.Tensor, gain: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return (
+        torch.empty(x.shape, dtype=x.dtype, device=x.device),
+        torch.empty(gain.shape, dtype=torch.float32, device=x.device),
+    )
+
+
+torch.library.impl("wrinklefree::rms_norm", "CUDA", reference.rms_norm)
+torch.library.impl("wrinklefree::rms_norm_backward", "CUDA", reference.rms_norm_backward)
 
 
 def gptq_round(

@@ -70,6 +70,25 @@ def fake_quant_act(x: torch.Tensor, lam: float) -> torch.Tensor:
     return (quantized if lam == 1.0 else x.float() + lam * (quantized - x.float())).to(x.dtype)
 
 
+def rms_norm(x: torch.Tensor, gain: torch.Tensor, eps: float) -> torch.Tensor:
+    """gain * x / sqrt(mean(x^2) + eps), in float32 and rounded once to the type of x."""
+    wide = x.float()
+    return (gain * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps))).to(x.dtype)
+
+
+def rms_norm_backward(
+    grad: torch.Tensor, x: torch.Tensor, gain: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """With r = sqrt(mean(x^2) + eps) and g = gain * grad: (g - x mean(g x) / r^2) / r, and the sum
+    of grad * x / r over tokens."""
+    grad, wide = grad.float(), x.float()
+    inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    scaled = gain * grad
+    mean = (scaled * wide).mean(-1, keepdim=True) * inverse.square()
+    gain_grad = (grad * wide * inverse).flatten(0, -2).sum(0)
+    return ((scaled - wide * mean) * inverse).to(x.dtype), gain_grad
+
+
 def gptq_round(
     w: torch.Tensor, spread: torch.Tensor, threshold: float, level: float
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from wrinklefree import ops, reference
+from wrinklefree.models.blend import Blend
+from wrinklefree.models.subln import SubLN
 from wrinklefree.models.ternary_product import has_ternary_product, ternary_product
 
 ROWS, INPUTS, OUTPUTS = 37, 130, 50
@@ -58,6 +60,25 @@ def test_gradients_are_those_of_the_quantized_operands(
     torch.testing.assert_close(x_MK.grad, upstream @ w_hat)
     torch.testing.assert_close(w_NK.grad, upstream.T @ x_hat)
     torch.testing.assert_close(bias.grad, upstream.sum(0))
+
+
+def test_a_norm_before_it_is_part_of_it(x_MK: torch.Tensor, w_NK: torch.Tensor) -> None:
+    """The bits of the norm and then the product, and their gradients."""
+    norm = SubLN(INPUTS, eps=1e-5, blend=Blend(1.0))
+    torch.nn.init.uniform_(norm.weight, 0.5, 2.0)
+    upstream = torch.randn(ROWS, OUTPUTS)
+    inputs = (x_MK, w_NK, norm.weight)
+    apart, together = (
+        ternary_product(norm(x_MK), w_NK, None),
+        ternary_product(x_MK, w_NK, None, norm=norm),
+    )
+    assert torch.equal(together, apart)
+    for found, expected in zip(
+        torch.autograd.grad(together, inputs, upstream),
+        torch.autograd.grad(apart, inputs, upstream),
+        strict=True,
+    ):
+        assert torch.equal(found, expected)
 
 
 def test_only_one_byte_an_activation_is_kept(x_MK: torch.Tensor, w_NK: torch.Tensor) -> None:

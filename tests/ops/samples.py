@@ -37,6 +37,7 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (x, packed, scale, 7, None, torch.float32),
             (x[0].to(torch.bfloat16), packed, scale, 7, torch.randn(7), torch.bfloat16),
             (x.reshape(5, 1, 33), packed, scale, 7, None, torch.bfloat16),
+            (x, packed, scale, 7, None, torch.float32, torch.rand(33), 1e-5),
         ],
         "ternary_input_grad": [
             (torch.randn(5, 7), packed, scale, 33, 1, torch.float32),
@@ -47,5 +48,15 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (q, torch.rand(3), 33, torch.bfloat16),
         ],
         "round_ternary": [(w, scale, torch.float32), (w, scale, torch.bfloat16)],
+        "rms_norm": [
+            (x.clone().requires_grad_(), torch.rand(33, requires_grad=True), 1e-5),
+            (x.to(torch.bfloat16), torch.rand(33), 1e-6),
+            (x[:0], torch.rand(33), 1e-5),
+        ],
+        "rms_norm_backward": [
+            (torch.randn(5, 33), x, torch.rand(33), 1e-5),
+            (torch.randn(5, 33).to(torch.bfloat16), x, torch.rand(33), 1e-5),
+            (x[:0], x[:0], torch.rand(33), 1e-5),
+        ],
         "gptq_round": [(w, spread, 0.6, 1.2), (w[:1], spread, 0.6, 1.2)],
     }

@@ -24,6 +24,7 @@ from wrinklefree.data.loader import Batch
 from wrinklefree.errors import UsageError
 from wrinklefree.models.quant_config import QuantConfig
 from wrinklefree.models.surgery import quantize_, set_int8_grad, set_lambda
+from wrinklefree.training.allocator import keep_freed_memory
 from wrinklefree.training.forward import decode, head_input
 from wrinklefree.training.head_loss import head_losses
 
@@ -55,6 +56,7 @@ def bench_train(plan: TrainPlan) -> dict[str, Any]:
     weights and gradients in bfloat16, as it needs, no SubLN.
     `*_over_plain` is the median of the time of a step over that of the plain one of its round.
     """
+    keep_freed_memory()
     torch.set_num_threads(plan.threads)
     torch.manual_seed(0)
     models = _variants(plan.shape)

@@ -65,19 +65,20 @@ class BitLinear(nn.Linear):
         self._input_norm = (norm,)
 
     def forward(self, x_BLK: torch.Tensor) -> torch.Tensor:
-        for norm in self._input_norm:
-            x_BLK = norm(x_BLK)
         lam = self.blend.lam
-        if lam == 0.0:
-            return F.linear(x_BLK, self.weight, self.bias)
         if lam == 1.0 and has_ternary_product(x_BLK, self.weight):
             return ternary_product(
                 x_BLK,
                 self.weight,
                 self.bias,
+                norm=self.input_norm,
                 packed=self._held_packed,
                 int8_grad=self.blend.int8_grad,
             )
+        for norm in self._input_norm:
+            x_BLK = norm(x_BLK)
+        if lam == 0.0:
+            return F.linear(x_BLK, self.weight, self.bias)
         w_NK = self._held_NK if self._held_NK is not None else self._quantized(lam)
         return F.linear(ops.fake_quant_act(x_BLK, lam), w_NK, self.bias)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from wrinklefree import ops
 from wrinklefree.models.blend import Blend
 
 
@@ -30,11 +31,10 @@ class SubLN(nn.Module):
         lam = self.blend.lam
         if lam == 0.0:
             return x_BLD
+        if lam == 1.0:
+            return ops.rms_norm(x_BLD, self.weight, self.eps)
         x = x_BLD.float()
-        normed = self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps))
-        if lam != 1.0:
-            normed = torch.lerp(x, normed, lam)
-        return normed.to(x_BLD.dtype)
+        return torch.lerp(x, ops.rms_norm(x, self.weight, self.eps), lam).to(x_BLD.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.weight.numel()}, eps={self.eps}"

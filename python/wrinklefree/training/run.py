@@ -19,6 +19,7 @@ from wrinklefree.models.surgery import get_lambda, quant_config_of, set_int8_gra
 from wrinklefree.models.teacher import load_teacher
 from wrinklefree.models.weight_calibration import calibrate_weights_
 from wrinklefree.training import checkpointing
+from wrinklefree.training.allocator import keep_freed_memory
 from wrinklefree.training.compute import check_compiler, checkpoint_activations
 from wrinklefree.training.distributed import current_world
 from wrinklefree.training.evaluation import Evaluation
@@ -53,6 +54,7 @@ def train(config: RunConfig, student: Student) -> Path:
     """
     training = config.training
     assert isinstance(training, GradientConfig)
+    keep_freed_memory()
     world = current_world()
     progress = checkpointing.find_progress(config, student.parent)
     world.wait()  # nobody may write before all have looked
