@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,14 +95,19 @@ class ScriptedModel:
         self.endless = endless
         self.fail_at = -1
         self.num_steps = 0
+        self.conversations: list[tuple[list[Any], list[Any]]] = []  # with their tools
         self.batch_sizes: list[int] = []
         self.slots: deque[ScriptedSlot] = deque(maxlen=4)  # the last ones, for inspection
         self._all_slots: WeakSet[ScriptedSlot] = WeakSet()
 
-    def chat_ids(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        if messages[0][1] == "refuse":
+    def chat_ids(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
+        if messages[0]["content"] == "refuse":
             raise WrinklefreeError("the template wants no such message")
-        return [BOS, *"\n".join(f"{role}: {text}" for role, text in messages).encode()]
+        self.conversations.append((list(messages), list(tools)))
+        lines = [f"{message['role']}: {message['content']}" for message in messages]
+        return [BOS, *"\n".join(lines).encode()]
 
     def open(self, sampling: SamplingParams, *, max_tokens: int) -> ScriptedSlot:
         slot = ScriptedSlot(sampling, max_tokens)

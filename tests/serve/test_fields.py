@@ -104,7 +104,7 @@ def test_a_float_beyond_range_is_refused(ok_server: Any, field: str) -> None:
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("tools", "'tools' is not supported"),
+        ("functions", "'functions' is not supported"),
         ("service_tier", "'service_tier' is not supported"),
         ("tempratur", "did you mean 'temperature'"),
         ("x" * 5000, "unknown field 'xxx"),

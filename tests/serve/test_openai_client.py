@@ -139,5 +139,5 @@ def test_errors_are_the_clients_exceptions(client: openai.OpenAI) -> None:
         client.chat.completions.create(**ASK, temperature=9)
     assert error.value.param == "temperature"
     with pytest.raises(openai.BadRequestError) as error:
-        client.chat.completions.create(**ASK, tools=[])
+        client.chat.completions.create(**ASK, store=True)
     assert error.value.code == "unsupported_parameter"

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import jinja2
+import jinja2.meta
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -60,11 +61,13 @@ def render(
     template: str,
     messages: Sequence[Mapping[str, Any]],
     *,
+    tools: Sequence[Mapping[str, Any]] = (),
     add_generation_prompt: bool = True,
     bos_token: str = "",
     eos_token: str = "",
 ) -> str:
-    """The prompt text of `messages` ({"role", "content"}). Raises TemplateError."""
+    """The prompt text of `messages` ({"role", "content"}, and what else the template knows) and
+    `tools` (OpenAI's form). Raises TemplateError."""
     environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
@@ -77,6 +80,7 @@ def render(
         size = 0
         for piece in compiled.generate(
             messages=list(messages),
+            **({"tools": list(tools)} if tools else {}),
             add_generation_prompt=add_generation_prompt,
             bos_token=bos_token,
             eos_token=eos_token,
@@ -98,25 +102,34 @@ def render(
 
 def chat_ids(
     tokenizer: Tokenizer,
-    messages: Sequence[Mapping[str, str]],
+    messages: Sequence[Mapping[str, Any]],
     *,
+    tools: Sequence[Mapping[str, Any]] = (),
     add_generation_prompt: bool = True,
 ) -> list[int]:
     """Prompt ids of a conversation: those of rendering and then encoding the whole text, except
-    that message content never yields a control token. Raises TemplateError, also if there is no
-    template."""
+    that no text of messages and tools yields a control token. Raises TemplateError, also if there
+    is no template, or one that would leave the tools out."""
     if tokenizer.chat_template is None:
         raise TemplateError("this model has no chat template; give a prompt instead of messages")
+    if tools and not takes_tools(tokenizer.chat_template):
+        raise TemplateError("the model's chat template takes no tools")
     special = tokenizer.special_tokens
     spellings = re.compile("|".join(re.escape(s) for s in sorted(special, key=len, reverse=True)))
-    guard = _unused_character(messages)
-    guarded = [
-        {key: _guard(value, spellings, guard) for key, value in message.items()}
-        for message in messages
-    ]
+    guard = _unused_character([*messages, *tools])
+
+    def guarded(value: Any) -> Any:
+        """With every spelling of a control token broken by a character that is removed again."""
+        if isinstance(value, str):
+            return spellings.sub(lambda m: m.group()[0] + guard + m.group()[1:], value)
+        if isinstance(value, Mapping):
+            return {guarded(key): guarded(item) for key, item in value.items()}
+        return [guarded(item) for item in value] if isinstance(value, list | tuple) else value
+
     text = render(
         tokenizer.chat_template,
-        guarded,
+        guarded(messages),
+        tools=guarded(tools),
         add_generation_prompt=add_generation_prompt,
         bos_token="" if tokenizer.bos_id is None else tokenizer.token(tokenizer.bos_id),
         eos_token=tokenizer.token(tokenizer.eos_ids[0]) if tokenizer.eos_ids else "",
@@ -135,17 +148,21 @@ def _encode_plain(tokenizer: Tokenizer, text: str, guard: str) -> list[int]:
     return tokenizer.encode(text, add_special=False) if text else []
 
 
-def _unused_character(messages: Sequence[Mapping[str, str]]) -> str:
-    text = json.dumps([dict(message) for message in messages], ensure_ascii=False)
+def takes_tools(template: str) -> bool:
+    """Whether the template reads `tools`. Raises TemplateError for one that is broken."""
+    environment = _Environment(extensions=[loopcontrols])
+    try:
+        return "tools" in jinja2.meta.find_undeclared_variables(environment.parse(template))
+    except jinja2.TemplateError as error:
+        raise TemplateError(f"chat template: {error}") from error
+
+
+def _unused_character(values: Sequence[Mapping[str, Any]]) -> str:
+    text = json.dumps([dict(value) for value in values], ensure_ascii=False)
     for character in _GUARDS:
         if character not in text:
             return character
     raise TemplateError("the messages use all private characters this server relies on")
-
-
-def _guard(value: str, spellings: re.Pattern[str], guard: str) -> str:
-    """Breaks each control-token spelling with a character that is removed again later."""
-    return spellings.sub(lambda match: match.group()[0] + guard + match.group()[1:], value)
 
 
 def _to_json(value: object, indent: int | None = None) -> str:

@@ -81,7 +81,8 @@ class EventStream(Response):
                 continue
             assert not isinstance(event, Prompt)  # an echo is never streamed
             if isinstance(event, Delta):
-                yield self._chunk(self._reply.chunk(index, event))
+                for chunk in self._reply.chunks(index, event):
+                    yield self._chunk(chunk)
                 continue
             try:
                 _raise_if_failed(event)
@@ -90,7 +91,8 @@ class EventStream(Response):
                 return
             is_last = self._job.is_finished
             extras: dict[str, Any] = {"timings": timings_of(self._job)} if is_last else {}
-            yield self._chunk(self._reply.closing(index, event.reason, extras))
+            for chunk in self._reply.closing(index, event.reason, extras):
+                yield self._chunk(chunk)
         if self._includes_usage:
             yield f"data: {_json(self._reply.usage_chunk(usage_of(self._job)))}"
         yield "data: [DONE]"

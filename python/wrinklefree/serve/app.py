@@ -20,7 +20,7 @@ from wrinklefree.serve.guard import Guard
 from wrinklefree.serve.job import Job
 from wrinklefree.serve.model import ServedModel
 from wrinklefree.serve.page import chat_page
-from wrinklefree.serve.prompts import check_ids, generation_makers, prompts_of
+from wrinklefree.serve.prompts import check_ids, generation_makers, grammar_of, prompts_of
 from wrinklefree.serve.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -125,11 +125,13 @@ def _add_generation_routes(
         _check_model(asked.model, settings)
         # Tokenizing a long prompt takes a while; other streams go on meanwhile.
         prompts = await asyncio.to_thread(prompts_of, model, asked)
-        grammar = await asyncio.to_thread(grammars.of, asked.response_format)
+        grammar = await asyncio.to_thread(grammar_of, grammars, asked)
         makers = generation_makers(model, asked, prompts, grammar)
         job = Job(worker, makers, num_prompt_tokens=sum(map(len, prompts)))
-        reply_kind: type[Reply] = ChatReply if kind is ChatRequest else TextReply
-        reply = reply_kind(settings.model_name, model.tokenizer, asked.alternatives)
+        head = (settings.model_name, model.tokenizer, asked.alternatives)
+        reply: Reply = TextReply(*head)
+        if isinstance(asked, ChatRequest):
+            reply = ChatReply(*head, {tool.function.name for tool in asked.usable_tools})
         if asked.stream:
             return EventStream(
                 job,

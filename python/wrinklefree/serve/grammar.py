@@ -1,4 +1,4 @@
-"""Answers of a given form: which tokens may come next, by llguidance.
+"""Answers of a given form, and calls of tools: which tokens may come next, by llguidance.
 
 A grammar is compiled once for a request, on a helper thread; every choice walks a copy of its own.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
 from wrinklefree.serve.errors import ApiError, bad_request
@@ -19,10 +21,9 @@ from wrinklefree.serve.protocol import (
     JsonSchemaFormat,
     RegexFormat,
     ResponseFormat,
+    Tool,
 )
-
-if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
+from wrinklefree.serve.tool_calls import CLOSE, OPEN
 
 
 class Grammar:
@@ -68,8 +69,6 @@ class Grammars:
     def of(self, form: ResponseFormat) -> Grammar | None:
         """The grammar of a response format; None for plain text. Raises ApiError 400 for a schema
         or pattern that cannot be followed, with the reason."""
-        from llguidance import LLMatcher
-
         if isinstance(form, JsonObjectFormat):
             source = _json_grammar({"type": "object"})
         elif isinstance(form, JsonSchemaFormat):
@@ -78,17 +77,43 @@ class Grammars:
             source = LLMatcher.grammar_from_regex(form.regex)
         else:
             return None
+        return self._compile(source, "response_format")
+
+    def _compile(self, source: str, param: str) -> Grammar:
         matcher = LLMatcher(self._vocabulary(), source, log_level=0)
         if matcher.is_error():
-            raise _refusal(matcher.get_error())
+            raise _refusal(matcher.get_error(), param)
         grammar = Grammar(matcher, (self._tokenizer.vocab_size + 31) // 32)
-        _try_walk(grammar.copy())
+        _try_walk(grammar.copy(), param)
         return grammar
+
+    def of_calls(self, tools: Sequence[Tool], *, several: bool) -> Grammar:
+        """Calls of these tools and nothing else, as `tool_calls` reads them."""
+        kinds = [
+            {
+                "type": "object",
+                "properties": {
+                    "name": {"const": tool.function.name},
+                    "arguments": tool.function.parameters,
+                },
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+            for tool in tools
+        ]
+        schema = {"anyOf": kinds, "x-guidance": {"whitespace_flexible": False}}
+        more = r'("\n" call)*' if several else ""
+        source = "\n".join(
+            [
+                f"start: call {more}",
+                rf'call: "{OPEN}\n" body "\n{CLOSE}"',
+                f"body: %json {json.dumps(schema)}",
+            ]
+        )
+        return self._compile(LLMatcher.grammar_from_lark(source), "tools")
 
     def _vocabulary(self) -> LLTokenizer:
         """Made on first use: it looks at every token, which takes a moment."""
-        from llguidance import LLTokenizer, TokenizerWrapper
-
         with self._lock:
             if self._compiled is None:
                 self._compiled = LLTokenizer(
@@ -144,7 +169,7 @@ class _Vocabulary:
         return ids
 
 
-def _try_walk(grammar: Grammar) -> None:
+def _try_walk(grammar: Grammar, param: str) -> None:
     """Two tokens: some grammars turn out to be too large only when they are walked."""
     try:
         for _ in range(2):
@@ -157,25 +182,21 @@ def _try_walk(grammar: Grammar) -> None:
         if not grammar.is_complete:
             grammar.allowed()
     except RuntimeError as error:
-        raise _refusal(str(error)) from None
+        raise _refusal(str(error), param) from None
 
 
 def _json_grammar(schema: dict[str, Any]) -> str:
-    from llguidance import LLMatcher
-
     try:
         # Free white space would let a model go on with it for ever.
         return LLMatcher.grammar_from_json_schema(
             json.dumps(schema), defaults={"whitespace_flexible": False}
         )
     except ValueError as error:
-        raise _refusal(str(error)) from None
+        raise _refusal(str(error), "response_format") from None
 
 
-def _refusal(reason: str) -> ApiError:
+def _refusal(reason: str, param: str) -> ApiError:
     first = reason.strip().splitlines()[0][:200]
     return bad_request(
-        f"response_format: this server cannot follow it: {first}",
-        param="response_format",
-        code="invalid_response_format",
+        f"{param}: this server cannot follow it: {first}", param=param, code=f"invalid_{param}"
     )

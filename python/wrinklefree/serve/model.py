@@ -76,8 +76,11 @@ class ServedModel(Protocol):
     def facts(self) -> dict[str, object]:
         """What /v1/models tells about the model: bits per weight, ISA, threads."""
 
-    def chat_ids(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        """Prompt ids of (role, content) messages; raises WrinklefreeError if the template does."""
+    def chat_ids(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
+        """Prompt ids of a conversation, in the form chat templates take; raises WrinklefreeError
+        if the template refuses it."""
 
     def open(self, sampling: SamplingParams, *, max_tokens: int) -> Any:
         """A slot with room for `max_tokens` tokens; its memory is freed with the object."""

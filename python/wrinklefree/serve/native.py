@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -41,13 +42,13 @@ class NativeModel:
         self.context_length: int = llm.info["context_length"]
         self.facts: dict[str, object] = {name: llm.info[name] for name in FACTS}
 
-    def chat_ids(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        if self.tokenizer.chat_template is None:
+    def chat_ids(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
+        if self.tokenizer.chat_template is None and not tools:
             # A base model, or one tuned on plain prompts: it continues what was said so far.
-            return self.tokenizer.encode("\n".join(text for _, text in messages))
-        return chat_ids(
-            self.tokenizer, [{"role": role, "content": text} for role, text in messages]
-        )
+            return self.tokenizer.encode("\n".join(message["content"] for message in messages))
+        return chat_ids(self.tokenizer, messages, tools=tools)
 
     def open(self, sampling: SamplingParams, *, max_tokens: int) -> _Slot:
         sampler = sampling.sampler()

@@ -9,7 +9,7 @@ from wrinklefree.engine import SamplingParams
 from wrinklefree.errors import WrinklefreeError
 from wrinklefree.serve.errors import bad_request
 from wrinklefree.serve.generation import Event, Generation
-from wrinklefree.serve.grammar import Grammar
+from wrinklefree.serve.grammar import Grammar, Grammars
 from wrinklefree.serve.job import MakeGeneration
 from wrinklefree.serve.model import ServedModel, Tokenizer
 from wrinklefree.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest
@@ -18,12 +18,10 @@ from wrinklefree.serve.streaming import TextStream
 
 def chat_prompt(model: ServedModel, request: ChatRequest) -> list[int]:
     """Token ids of the templated messages; raises ApiError 400 if the template refuses them."""
-    messages = [
-        ("system" if message.role == "developer" else message.role, message.text)
-        for message in request.messages
-    ]
+    messages = [message.for_template() for message in request.messages]
+    tools = [tool.for_template() for tool in request.usable_tools]
     try:
-        ids = model.chat_ids(messages)
+        ids = model.chat_ids(messages, tools)
     except WrinklefreeError as error:
         raise bad_request(f"messages: {error}", param="messages", code="template_error") from None
     return _fitting(ids, model, param="messages")
@@ -140,6 +138,13 @@ def generation_makers(
         return make
 
     return [maker(prompt, choice) for prompt in prompts for choice in range(request.n)]
+
+
+def grammar_of(grammars: Grammars, request: GenerationRequest) -> Grammar | None:
+    """What the answer must keep to, if anything; blocks for as long as compiling takes."""
+    if isinstance(request, ChatRequest) and request.required_tools:
+        return grammars.of_calls(request.required_tools, several=request.parallel_tool_calls)
+    return grammars.of(request.response_format)
 
 
 def prompts_of(model: ServedModel, request: GenerationRequest) -> list[list[int]]:

@@ -5,6 +5,7 @@ Every model forbids unknown fields, so nothing is accepted and then ignored; nul
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -30,7 +31,6 @@ UNSUPPORTED = frozenset(
         "functions",
         "metadata",
         "modalities",
-        "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
         "reasoning_effort",
@@ -38,8 +38,6 @@ UNSUPPORTED = frozenset(
         "service_tier",
         "store",
         "suffix",
-        "tool_choice",
-        "tools",
         "user",
         "verbosity",
         "web_search_options",
@@ -50,6 +48,7 @@ MAX_STOPS = 4
 MAX_STOP_CHARS = 256
 MAX_CHOICES = 16
 MAX_REGEX_CHARS = 4096
+MAX_TOOLS = 128
 INT32_MAX = 2**31 - 1
 
 # What a field that takes several types may hold; pydantic would report every branch of the union.
@@ -58,6 +57,7 @@ EXPECTED = {
     "stop": f"a string or a list of up to {MAX_STOPS} strings of 1 to {MAX_STOP_CHARS} characters",
     "tokens": "a list of token ids",
     "content": "a string or a list of parts {'type': 'text', 'text': ...}",
+    "tool_choice": "'none', 'auto', 'required' or {'type': 'function', 'function': {'name': ...}}",
     "logit_bias": "an object that maps token ids to numbers from -100 to 100",
 }
 
@@ -90,15 +90,106 @@ class TextPart(_Body):
     text: str
 
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+CallId = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class FunctionCall(_Body):
+    name: Name
+    arguments: str
+
+    @field_validator("arguments")
+    @classmethod
+    def _is_an_object(cls, arguments: str) -> str:
+        try:
+            value = json.loads(arguments)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise ValueError("must be the JSON text of an object")
+        return arguments
+
+
+class ToolCall(_Body):
+    id: CallId
+    type: Literal["function"]
+    function: FunctionCall
+
+
 class Message(_Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] = ""
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] = []
+    tool_call_id: CallId | None = None
+
+    @model_validator(mode="after")
+    def _fields_fit_the_role(self) -> Message:
+        if "content" not in self.model_fields_set and not self.tool_calls:
+            raise ValueError("content: required")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("tool_calls: only in messages of the role assistant")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise ValueError("tool_call_id: in messages of the role tool, and only there")
+        return self
 
     @property
     def text(self) -> str:
         if isinstance(self.content, str):
             return self.content
         return "".join(part.text for part in self.content)
+
+    def for_template(self) -> dict[str, Any]:
+        """As chat templates take it: arguments of calls as objects."""
+        message: dict[str, Any] = {
+            "role": "system" if self.role == "developer" else self.role,
+            "content": self.text,
+        }
+        if self.tool_calls:
+            message["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {
+                        "name": call.function.name,
+                        "arguments": json.loads(call.function.arguments),
+                    },
+                }
+                for call in self.tool_calls
+            ]
+        if self.tool_call_id is not None:
+            message["tool_call_id"] = self.tool_call_id
+        return message
+
+
+class Function(_Body):
+    """`strict` is accepted; a call that is required always follows the schema."""
+
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] = {
+        "type": "object",
+        "properties": {},
+        "additionalProperties": False,
+    }
+    strict: bool = False
+
+
+class Tool(_Body):
+    type: Literal["function"]
+    function: Function
+
+    def for_template(self) -> dict[str, Any]:
+        function = self.function.model_dump(exclude={"strict"}, exclude_none=True)
+        return {"type": "function", "function": function}
+
+
+class NamedFunction(_Body):
+    name: Name
+
+
+class NamedTool(_Body):
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class TextFormat(_Body):
@@ -193,6 +284,9 @@ class GenerationRequest(_Body):
 
 class ChatRequest(GenerationRequest):
     messages: Annotated[list[Message], Field(min_length=1)]
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] = []
+    tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
+    parallel_tool_calls: bool = True
     max_completion_tokens: TokenCount | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
@@ -201,10 +295,33 @@ class ChatRequest(GenerationRequest):
     def _fields_agree(self) -> ChatRequest:
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs=true")
+        names = [tool.function.name for tool in self.tools]
+        if len(set(names)) < len(names):
+            raise ValueError("tools: two of them have one name")
+        if "tool_choice" in self.model_fields_set and not self.tools:
+            raise ValueError("tool_choice needs tools")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise ValueError("tool_choice names no tool of the request")
+        if self.tools and self.logprobs:
+            raise ValueError("logprobs: not together with tools")
+        if self.required_tools and not isinstance(self.response_format, TextFormat):
+            raise ValueError("response_format: not together with a required tool")
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(limits) > 1:
             raise ValueError("max_tokens and max_completion_tokens differ; send one of them")
         return self
+
+    @property
+    def usable_tools(self) -> list[Tool]:
+        return [] if self.tool_choice == "none" else self.tools
+
+    @property
+    def required_tools(self) -> list[Tool]:
+        """Of which the answer must call one; empty if it may also be text."""
+        if isinstance(self.tool_choice, NamedTool):
+            name = self.tool_choice.function.name
+            return [tool for tool in self.tools if tool.function.name == name]
+        return self.tools if self.tool_choice == "required" else []
 
     @property
     def token_limit(self) -> int | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 from wrinklefree.serve import responses as r
 from wrinklefree.serve.model import Token, Tokenizer
 from wrinklefree.serve.streaming import Delta, PlacedToken, prompt_text
+from wrinklefree.serve.tool_calls import Call, CallParser, Parsed
 
 # JSON has no infinity; OpenAI's API uses this for impossible tokens too.
 LOWEST_LOGPROB = -9999.0
@@ -37,11 +39,11 @@ class Reply(ABC):
         return None
 
     @abstractmethod
-    def chunk(self, index: int, delta: Delta) -> BaseModel: ...
+    def chunks(self, index: int, delta: Delta) -> list[BaseModel]: ...
 
     @abstractmethod
-    def closing(self, index: int, reason: str, extras: dict[str, Any]) -> BaseModel:
-        """The last chunk of a choice."""
+    def closing(self, index: int, reason: str, extras: dict[str, Any]) -> list[BaseModel]:
+        """The last chunks of a choice."""
 
     @abstractmethod
     def usage_chunk(self, usage: r.Usage) -> BaseModel:
@@ -67,25 +69,51 @@ class Reply(ABC):
 class ChatReply(Reply):
     id_prefix = "chatcmpl"
 
+    def __init__(
+        self,
+        model_name: str,
+        tokenizer: Tokenizer,
+        alternatives: int | None,
+        tool_names: Collection[str] = (),
+    ) -> None:
+        super().__init__(model_name, tokenizer, alternatives)
+        self._tool_names = tool_names
+        self._parsers: defaultdict[int, CallParser] = defaultdict(lambda: CallParser(tool_names))
+
     def opening(self, index: int) -> BaseModel:
         delta = r.ChatDelta(role="assistant", content="")
         choice = r.ChatChunkChoice(index=index, delta=delta, logprobs=None, finish_reason=None)
         return self._chunk([choice])
 
-    def chunk(self, index: int, delta: Delta) -> BaseModel:
-        choice = r.ChatChunkChoice(
-            index=index,
-            delta=r.ChatDelta(content=delta.text),
-            logprobs=self._logprobs(delta.tokens),
-            finish_reason=None,
-        )
-        return self._chunk([choice])
+    def chunks(self, index: int, delta: Delta) -> list[BaseModel]:
+        if self._tool_names:
+            return self._parsed_chunks(index, self._parsers[index].push(delta.text))
+        return [self._content(index, delta.text, self._logprobs(delta.tokens))]
 
-    def closing(self, index: int, reason: str, extras: dict[str, Any]) -> BaseModel:
+    def closing(self, index: int, reason: str, extras: dict[str, Any]) -> list[BaseModel]:
+        chunks = []
+        if self._tool_names:
+            parser = self._parsers[index]
+            chunks = self._parsed_chunks(index, parser.finish())
+            reason = _reason(reason, parser)
         choice = r.ChatChunkChoice(
             index=index, delta=r.ChatDelta(), logprobs=None, finish_reason=reason
         )
-        return self._chunk([choice], **extras)
+        return [*chunks, self._chunk([choice], **extras)]
+
+    def _parsed_chunks(self, index: int, parsed: Parsed) -> list[BaseModel]:
+        chunks = [self._content(index, parsed.text, None)] if parsed.text else []
+        first = self._parsers[index].num_calls - len(parsed.calls)
+        for number, call in enumerate(parsed.calls, first):
+            delta = r.ChatDelta(tool_calls=[r.ToolCallDelta(index=number, **_call_fields(call))])
+            choice = r.ChatChunkChoice(index=index, delta=delta, logprobs=None, finish_reason=None)
+            chunks.append(self._chunk([choice]))
+        return chunks
+
+    def _content(self, index: int, text: str, logprobs: r.ChatLogprobs | None) -> BaseModel:
+        delta = r.ChatDelta(content=text)
+        choice = r.ChatChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=None)
+        return self._chunk([choice])
 
     def usage_chunk(self, usage: r.Usage) -> BaseModel:
         return self._chunk([], usage=usage)
@@ -94,16 +122,28 @@ class ChatReply(Reply):
         return r.ChatCompletion(
             object="chat.completion",
             choices=[
-                r.ChatChoice(
-                    index=index,
-                    message=r.ChatMessage(role="assistant", content=delta.text),
-                    logprobs=self._logprobs(delta.tokens),
-                    finish_reason=reason,
-                )
-                for index, (delta, reason) in enumerate(choices)
+                self._choice(index, delta, reason) for index, (delta, reason) in enumerate(choices)
             ],
             **self._head,
             **extras,
+        )
+
+    def _choice(self, index: int, delta: Delta, reason: str) -> r.ChatChoice:
+        message = r.ChatMessage(role="assistant", content=delta.text)
+        if self._tool_names:
+            parser = CallParser(self._tool_names)
+            parsed = parser.push(delta.text) + parser.finish()
+            reason = _reason(reason, parser)
+            message = r.ChatMessage(role="assistant", content=parsed.text)
+            if parsed.calls:
+                calls = [r.ToolCall(**_call_fields(call)) for call in parsed.calls]
+                content = parsed.text or None
+                message = r.ChatMessage(role="assistant", content=content, tool_calls=calls)
+        return r.ChatChoice(
+            index=index,
+            message=message,
+            logprobs=self._logprobs(delta.tokens),
+            finish_reason=reason,
         )
 
     def _chunk(self, choices: list[r.ChatChunkChoice], **extras: Any) -> BaseModel:
@@ -127,12 +167,12 @@ class ChatReply(Reply):
 class TextReply(Reply):
     id_prefix = "cmpl"
 
-    def chunk(self, index: int, delta: Delta) -> BaseModel:
-        return self._body([self._choice(index, delta, None)])
+    def chunks(self, index: int, delta: Delta) -> list[BaseModel]:
+        return [self._body([self._choice(index, delta, None)])]
 
-    def closing(self, index: int, reason: str, extras: dict[str, Any]) -> BaseModel:
+    def closing(self, index: int, reason: str, extras: dict[str, Any]) -> list[BaseModel]:
         choice = r.TextChoice(index=index, text="", logprobs=None, finish_reason=reason)
-        return self._body([choice], **extras)
+        return [self._body([choice], **extras)]
 
     def usage_chunk(self, usage: r.Usage) -> BaseModel:
         return self._body([], usage=usage)
@@ -165,6 +205,16 @@ class TextReply(Reply):
             return None
         scored = [self._scored(*pair) for pair in token.top]
         return {item["token"]: item["logprob"] for item in scored}
+
+
+def _reason(reason: str, parser: CallParser) -> str:
+    """Why a choice with tools ended: an answer that ends with calls waits for their results."""
+    return "tool_calls" if reason == "stop" and parser.num_calls else reason
+
+
+def _call_fields(call: Call) -> dict[str, Any]:
+    function = r.CalledFunction(name=call.name, arguments=call.arguments)
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def _finite(logprob: float | None) -> float | None:
