@@ -47,11 +47,12 @@ std::uint32_t detect_cpu_features() noexcept {
     features |= kAvx512Vnni;
     if (has(c, kVbmi)) features |= kAvx512Vbmi;
   }
-  constexpr std::uint32_t kVexVnni = 1u << 4;
+  constexpr std::uint32_t kAmx = 1u << 22, kVexVnni = 1u << 4, kBf16 = 1u << 5;
+  if (has(d, kAmx)) features |= kAmxBf16;
   const std::uint32_t last_leaf = a;
-  if ((features & kAvx2) && last_leaf >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
-      has(a, kVexVnni)) {
-    features |= kAvxVnni;
+  if ((features & kAvx2) && last_leaf >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) {
+    if (has(a, kVexVnni)) features |= kAvxVnni;
+    if ((features & kAvx512Vnni) && has(a, kBf16)) features |= kAvx512Bf16;
   }
   return features;
 }

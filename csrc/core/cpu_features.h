@@ -12,6 +12,8 @@ enum CpuFeature : std::uint32_t {
   kAvxVnni = 1u << 3,     // AVX-VNNI, the 256-bit VEX encoding, and saved ymm state
   kDotprod = 1u << 4,     // Armv8.2 signed and unsigned dot product
   kI8mm = 1u << 5,        // Armv8.6 int8 matrix multiply
+  kAvx512Bf16 = 1u << 6,  // AVX-512 BF16, beside kAvx512Vnni
+  kAmxBf16 = 1u << 7,     // AMX BF16, saved or not
 };
 
 std::uint32_t detect_cpu_features() noexcept;

@@ -19,6 +19,7 @@ extern const KernelTable kAvxVnniTable;
 #ifdef WF_HAVE_AVX512VNNI
 extern const KernelTable kAvx512VnniTable;
 extern const KernelTable kAvx512VbmiTable;
+extern const PairKernels kAvx512Bf16Pairs;
 #endif
 #ifdef WF_HAVE_NEON
 extern const KernelTable kI8mmTable;
@@ -51,9 +52,13 @@ constexpr Candidate kCandidates[] = {
     {&kScalarTable, 0},
 };
 
+std::uint32_t features() noexcept {
+  static const std::uint32_t detected = detect_cpu_features();
+  return detected;
+}
+
 bool can_run(const Candidate& candidate) noexcept {
-  static const std::uint32_t features = detect_cpu_features();
-  return (candidate.required & features) == candidate.required;
+  return (candidate.required & features()) == candidate.required;
 }
 
 const KernelTable* best() noexcept {
@@ -96,6 +101,15 @@ const Choice& choice() noexcept {
 }  // namespace
 
 const KernelTable& active() noexcept { return *choice().table; }
+
+const PairKernels* pair_kernels() noexcept {
+#ifdef WF_HAVE_AVX512VNNI
+  const KernelTable* table = choice().table;
+  const bool is_wide = table == &kAvx512VbmiTable || table == &kAvx512VnniTable;
+  if (is_wide && (features() & kAvx512Bf16) && !(features() & kAmxBf16)) return &kAvx512Bf16Pairs;
+#endif
+  return nullptr;
+}
 
 const KernelTable* find(const char* isa) noexcept {
   for (const Candidate& candidate : kCandidates) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "pairs.h"
 
 #define WF_EXPORT __attribute__((visibility("default")))
 
@@ -12,6 +13,10 @@ namespace wf {
 // table that is unknown or cannot run here this is the scalar table and isa_error() says so: a
 // caller with exceptions must ask isa_error() first.
 WF_EXPORT const KernelTable& active() noexcept;
+
+// Pair products that suit this CPU and the active table; null where there are none, and where it
+// has matrix units (AMX), which libraries multiply bfloat16 with much faster.
+WF_EXPORT const PairKernels* pair_kernels() noexcept;
 
 // The named table, or null if it was not built or this machine cannot run it.
 WF_EXPORT const KernelTable* find(const char* isa) noexcept;

@@ -33,8 +33,9 @@ STABLE_TORCH_LIBRARY(wrinklefree, m) {
   m.def(
       "ternary_input_grad(Tensor grad, Tensor packed, Tensor scale, int k, int seed,"
       " ScalarType dtype) -> Tensor");
-  // The numbers behind the codes of k columns, and those behind the codes of w.
-  m.def("dequantize_act(Tensor q, Tensor q_scale, int k, ScalarType dtype) -> Tensor");
+  // grad^T @ (q_scale q) for grad [..., n] and the first k columns of q: float32 [n, k].
+  m.def("ternary_weight_grad(Tensor grad, Tensor q, Tensor q_scale, int k) -> Tensor");
+  // The numbers behind the codes of w.
   m.def("round_ternary(Tensor w, Tensor scale, ScalarType dtype) -> Tensor");
   // gain * x / sqrt(mean(x^2) + eps) over the last dimension, in the type of x; and its gradients
   // for x and gain, from that of the result.

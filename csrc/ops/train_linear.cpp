@@ -69,8 +69,9 @@ struct CodedRows {
   }
 };
 
-// Rows whose float32 results wait in a second-level cache to be rounded.
-constexpr std::int64_t kRoundedRows = 128;
+// What is multiplied together: four panels of t2, which the kernels are fastest with, and as many
+// rows of float32 results as wait in a first-level cache to be rounded.
+constexpr std::int64_t kGroupOutputs = 4 * t2::kRows, kRoundedRows = 128;
 
 // y [rows, n] = x @ W.T + bias for a t2 matrix W [n, k]; a null bias is none.
 void multiply(const CodedRows& x, const Tensor& packed, const Tensor& w_scale_in, std::int64_t n,
@@ -80,26 +81,28 @@ void multiply(const CodedRows& x, const Tensor& packed, const Tensor& w_scale_in
   const auto* w = packed.const_data_ptr<std::uint8_t>();
   const auto* q = x.codes.const_data_ptr<std::int8_t>();
   const auto* q_scale = x.scales.const_data_ptr<float>();
-  const std::int64_t work = std::max<std::int64_t>(1, x.rows * x.k * t2::kRows);
-  parallel(t2::panels(n), kGrainElements / work, [&](std::int64_t first, std::int64_t last) {
-    const std::int64_t begin = first * t2::kRows, end = std::min(n, last * t2::kRows);
-    const auto product = [&](std::int64_t row, std::int64_t count, float* out,
-                             std::int64_t out_stride) {
-      table.gemm_s8_t2(q + row * x.stride, x.stride, q_scale + row, x.sums.data() + row, count, w,
-                       w_scale, x.k, begin, end, out, out_stride);
-      for (std::int64_t i = 0; bias != nullptr && i < count; ++i) {
-        for (std::int64_t j = begin; j < end; ++j) out[i * out_stride + j] += bias[j];
-      }
-    };
-    if (type == TrainType::f32) return product(0, x.rows, static_cast<float*>(y), n);
-    // All n columns wide, so that column `begin` of the product is column `begin` here.
-    std::vector<float> exact(static_cast<std::size_t>(std::min(x.rows, kRoundedRows) * n));
-    for (std::int64_t row = 0; row < x.rows; row += kRoundedRows) {
-      const std::int64_t count = std::min(kRoundedRows, x.rows - row);
-      product(row, count, exact.data(), n);
-      for (std::int64_t i = 0; i < count; ++i) {
-        table.round_to_bf16(exact.data() + i * n + begin, end - begin,
-                            static_cast<std::uint16_t*>(y) + (row + i) * n + begin);
+  const std::int64_t work = std::max<std::int64_t>(1, x.rows * x.k * kGroupOutputs);
+  const std::int64_t groups = (n + kGroupOutputs - 1) / kGroupOutputs;
+  parallel(groups, kGrainElements / work, [&](std::int64_t first, std::int64_t last) {
+    const bool is_half = type == TrainType::bf16;
+    std::vector<float> exact(is_half ? kRoundedRows * kGroupOutputs : 0);
+    for (std::int64_t begin = first * kGroupOutputs; begin < std::min(n, last * kGroupOutputs);
+         begin += kGroupOutputs) {
+      const std::int64_t outputs = std::min(kGroupOutputs, n - begin);
+      const std::uint8_t* panels = w + begin / t2::kRows * t2::panel_bytes(x.k);
+      for (std::int64_t row = 0; row < x.rows; row += kRoundedRows) {
+        const std::int64_t count = std::min(kRoundedRows, x.rows - row), at = row * n + begin;
+        float* out = is_half ? exact.data() : static_cast<float*>(y) + at;
+        const std::int64_t stride = is_half ? kGroupOutputs : n;
+        table.gemm_s8_t2(q + row * x.stride, x.stride, q_scale + row, x.sums.data() + row, count,
+                         panels, w_scale, x.k, 0, outputs, out, stride);
+        for (std::int64_t i = 0; bias != nullptr && i < count; ++i) {
+          for (std::int64_t j = 0; j < outputs; ++j) out[i * stride + j] += bias[begin + j];
+        }
+        for (std::int64_t i = 0; is_half && i < count; ++i) {
+          table.round_to_bf16(out + i * stride, outputs,
+                              static_cast<std::uint16_t*>(y) + at + i * n);
+        }
       }
     }
   });
@@ -183,26 +186,88 @@ Tensor ternary_input_grad(const Tensor& grad_in, const Tensor& packed, const Ten
   return out;
 }
 
-Tensor dequantize_act(const Tensor& codes_in, const Tensor& scales_in, std::int64_t k,
-                      ScalarType dtype) {
-  const TrainType type = train_type(dtype, "dequantize_act");
-  STD_TORCH_CHECK(codes_in.dim() == 2 && codes_in.scalar_type() == ScalarType::Char &&
-                      scales_in.scalar_type() == ScalarType::Float && k >= 1 &&
-                      k <= codes_in.size(1) && scales_in.numel() == codes_in.size(0),
-                  "dequantize_act: expected int8 codes [M, >= ", k, "] and float32 scales [M]");
-  const Tensor codes = as_contiguous(codes_in), scales = as_contiguous(scales_in);
+// q_scale q of the first k columns, in float32 or bfloat16.
+Tensor dequantize(const Tensor& codes, const Tensor& scales, std::int64_t k, TrainType type) {
   const std::int64_t rows = codes.size(0), stride = codes.size(1);
   const auto* q = codes.const_data_ptr<std::int8_t>();
   const auto* scale = scales.const_data_ptr<float>();
-  Tensor out = empty({rows, k}, dtype);
+  const bool is_half = type == TrainType::bf16;
+  Tensor out = empty({rows, k}, is_half ? ScalarType::BFloat16 : ScalarType::Float);
   auto* to = static_cast<char*>(out.mutable_data_ptr());
-  const std::int64_t row_bytes = k * (type == TrainType::bf16 ? 2 : 4);
+  const std::int64_t row_bytes = k * (is_half ? 2 : 4);
   const KernelTable& table = kernels();
   parallel(rows, kGrainElements / k, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
       table.dequantize_s8(q + row * stride, k, scale[row], to + row * row_bytes, type);
     }
   });
+  return out;
+}
+
+// Rows whose pairs are packed and multiplied together: two panels of B stay in a first-level cache
+// beside one of A, or in a small second-level one.
+constexpr std::int64_t kPairedRows = 1024;
+
+// out [n, k] = grad^T x for bfloat16 grad [rows, n] and the codes of x.
+void multiply_pairs(const PairKernels& kernels, const Tensor& grad, const Tensor& codes,
+                    const Tensor& scales, std::int64_t k, float* out) {
+  const std::int64_t rows = grad.size(0), n = grad.size(1), stride = codes.size(1);
+  const auto* from = static_cast<const std::uint16_t*>(grad.const_data_ptr());
+  const auto* q = codes.const_data_ptr<std::int8_t>();
+  const auto* scale = scales.const_data_ptr<float>();
+  const std::int64_t down = (n + kPairColumns - 1) / kPairColumns;
+  const std::int64_t across = (k + kPairColumns - 1) / kPairColumns;
+  const std::int64_t panel = (std::min(rows, kPairedRows) + 1) / 2 * kPairColumns;
+  Tensor panels = empty({(down + across) * panel}, ScalarType::Int);
+  auto* a = static_cast<std::uint32_t*>(panels.mutable_data_ptr());
+  std::uint32_t* b = a + down * panel;
+  for (std::int64_t row = 0; row < rows; row += kPairedRows) {
+    const std::int64_t count = std::min(kPairedRows, rows - row), pairs = (count + 1) / 2;
+    const std::int64_t used = pairs * kPairColumns;
+    parallel(down + across, kGrainElements / used, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const std::int64_t column = (i < down ? i : i - down) * kPairColumns;
+        if (i < down) {
+          kernels.pack_bf16(from + row * n + column, n, count, std::min(kPairColumns, n - column),
+                            a + i * used);
+        } else {
+          kernels.pack_s8(q + row * stride + column, stride, scale + row, count,
+                          std::min(kPairColumns, k - column), b + (i - down) * used);
+        }
+      }
+    });
+    parallel(down, kGrainElements / (used * k), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t column = 0; column < k; column += 2 * kPairColumns) {
+        for (std::int64_t i = begin; i < end; ++i) {
+          const std::int64_t first = i * kPairColumns;
+          kernels.multiply(a + i * used, b + column / kPairColumns * used, pairs,
+                           std::min(kPairColumns, n - first),
+                           std::min(2 * kPairColumns, k - column), row > 0,
+                           out + first * k + column, k);
+        }
+      }
+    });
+  }
+}
+
+Tensor ternary_weight_grad(const Tensor& grad_in, const Tensor& codes_in, const Tensor& scales_in,
+                           std::int64_t k) {
+  const char* op = "ternary_weight_grad";
+  const auto [rows, n] = rows_of(grad_in, op);
+  STD_TORCH_CHECK(
+      codes_in.dim() == 2 && codes_in.scalar_type() == ScalarType::Char &&
+          scales_in.scalar_type() == ScalarType::Float && k >= 1 && k <= codes_in.size(1) &&
+          codes_in.size(0) == rows && scales_in.numel() == rows,
+      op, ": expected int8 codes [", rows, ", >= ", k, "] and float32 scales [", rows, "]");
+  const Tensor codes = as_contiguous(codes_in), scales = as_contiguous(scales_in);
+  const TrainMatrix wide(torch::stable::reshape(grad_in, {rows, n}));
+  const PairKernels* pairs = wide.type == TrainType::bf16 && rows > 0 ? pair_kernels() : nullptr;
+  if (pairs == nullptr) {
+    const Tensor x = dequantize(codes, scales, k, wide.type);
+    return as_float(torch::stable::matmul(torch::stable::transpose(wide.tensor, 0, 1), x));
+  }
+  Tensor out = empty({n, k}, ScalarType::Float);
+  multiply_pairs(*pairs, wide.tensor, codes, scales, k, out.mutable_data_ptr<float>());
   return out;
 }
 
@@ -235,6 +300,6 @@ STABLE_TORCH_LIBRARY_IMPL(wrinklefree, CPU, m) {
   m.impl("ternary_pack", TORCH_BOX(&wf::ops::ternary_pack));
   m.impl("ternary_linear_codes", TORCH_BOX(&wf::ops::ternary_linear_codes));
   m.impl("ternary_input_grad", TORCH_BOX(&wf::ops::ternary_input_grad));
-  m.impl("dequantize_act", TORCH_BOX(&wf::ops::dequantize_act));
+  m.impl("ternary_weight_grad", TORCH_BOX(&wf::ops::ternary_weight_grad));
   m.impl("round_ternary", TORCH_BOX(&wf::ops::round_ternary));
 }

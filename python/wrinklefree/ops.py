@@ -240,17 +240,21 @@ def _(
     return torch.empty((*grad.shape[:-1], k), dtype=dtype, device=grad.device)
 
 
-def dequantize_act(
-    q: torch.Tensor, q_scale: torch.Tensor, k: int, dtype: torch.dtype
+def ternary_weight_grad(
+    grad: torch.Tensor, q: torch.Tensor, q_scale: torch.Tensor, k: int
 ) -> torch.Tensor:
-    """q_scale * q of the first k columns, [M, k] in float32 or bfloat16."""
-    x: torch.Tensor = _ops.dequantize_act(q, q_scale, k, dtype)
-    return x
+    """grad.T @ (q_scale * q), float32 [n, k], for grad [..., n] and the first k columns of q.
+
+    The operands are rounded to the type of grad, bfloat16 or float32, and summed in float32. A CPU
+    without AVX512-BF16, or with AMX, multiplies with torch, which rounds bfloat16 sums to bfloat16.
+    """
+    product: torch.Tensor = _ops.ternary_weight_grad(grad, q, q_scale, k)
+    return product
 
 
-@torch.library.register_fake("wrinklefree::dequantize_act")
-def _(q: torch.Tensor, q_scale: torch.Tensor, k: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty((q.shape[0], k), dtype=dtype, device=q.device)
+@torch.library.register_fake("wrinklefree::ternary_weight_grad")
+def _(grad: torch.Tensor, q: torch.Tensor, q_scale: torch.Tensor, k: int) -> torch.Tensor:
+    return torch.empty((grad.shape[-1], k), dtype=torch.float32, device=grad.device)
 
 
 def round_ternary(w: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

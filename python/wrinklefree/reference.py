@@ -43,11 +43,12 @@ def ternary_linear(
     return (y if bias is None else y + bias.float()).to(x.dtype)
 
 
-def dequantize_act(
-    q: torch.Tensor, q_scale: torch.Tensor, k: int, dtype: torch.dtype
+def ternary_weight_grad(
+    grad: torch.Tensor, q: torch.Tensor, q_scale: torch.Tensor, k: int
 ) -> torch.Tensor:
-    """q_scale * q of the first k columns."""
-    return (q[:, :k].to(torch.float32) * q_scale[:, None]).to(dtype)
+    """grad.T @ (q_scale * q) of the first k columns, rounded to the type of grad; in float32."""
+    x = (q[:, :k].float() * q_scale[:, None]).to(grad.dtype)
+    return grad.flatten(0, -2).float().T @ x.float()
 
 
 def round_ternary(w: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

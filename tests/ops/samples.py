@@ -43,9 +43,10 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
             (torch.randn(5, 7), packed, scale, 33, 1, torch.float32),
             (torch.randn(5, 7).to(torch.bfloat16), packed, scale, 33, 2, torch.bfloat16),
         ],
-        "dequantize_act": [
-            (q, torch.rand(3), 30, torch.float32),
-            (q, torch.rand(3), 33, torch.bfloat16),
+        "ternary_weight_grad": [
+            (torch.randn(3, 7), q, torch.rand(3), 30),
+            (torch.randn(3, 7).to(torch.bfloat16), q, torch.rand(3), 33),
+            (torch.randn(0, 7).to(torch.bfloat16), q[:0], torch.rand(0), 33),
         ],
         "round_ternary": [(w, scale, torch.float32), (w, scale, torch.bfloat16)],
         "rms_norm": [

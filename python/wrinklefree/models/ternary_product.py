@@ -92,8 +92,7 @@ class _TernaryProduct(torch.autograd.Function):
         elif grad_x is not None:
             grad_x = grad_x.to(ctx.x_dtype)
         if ctx.needs_input_grad[1]:
-            quantized_MK = ops.dequantize_act(q_MK, q_scale_M, num_inputs, grad.dtype)
-            grad_w = (grad_MN.T @ quantized_MK).to(w_NK.dtype)
+            grad_w = ops.ternary_weight_grad(grad, q_MK, q_scale_M, num_inputs).to(w_NK.dtype)
         if ctx.needs_input_grad[2]:
             grad_bias = grad_MN.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
         return grad_x, grad_w, grad_bias, grad_gain, None, None, None, None
