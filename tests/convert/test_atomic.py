@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 
 from wrinklefree.convert.atomic import new_directory, new_file
-from wrinklefree.errors import UsageError
+from wrinklefree.errors import UsageError, WrinklefreeError
 
-FAILURES = [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")]
+# What happens, and what the caller sees.
+FAILURES: list[tuple[BaseException, type[BaseException]]] = [
+    (KeyboardInterrupt(), KeyboardInterrupt),
+    (OSError(errno.ENOSPC, "No space left on device"), WrinklefreeError),
+]
 
 
 def fail_after_writing(path: Path, failure: BaseException) -> None:
@@ -27,21 +31,23 @@ def test_file_appears_whole_and_replaces_an_old_one(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-@pytest.mark.parametrize("failure", FAILURES, ids=["interrupt", "disk-full"])
+@pytest.mark.parametrize(("failure", "seen"), FAILURES, ids=["interrupt", "disk-full"])
 def test_failure_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, failure: BaseException
+    tmp_path: Path, failure: BaseException, seen: type[BaseException]
 ) -> None:
     target = tmp_path / "model.gguf"
     target.write_text("old")
-    with pytest.raises(type(failure)), new_file(target) as temporary:
+    with pytest.raises(seen), new_file(target) as temporary:
         fail_after_writing(temporary, failure)
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
 
-@pytest.mark.parametrize("failure", FAILURES, ids=["interrupt", "disk-full"])
-def test_failure_leaves_no_directory(tmp_path: Path, failure: BaseException) -> None:
-    with pytest.raises(type(failure)), new_directory(tmp_path / "model") as temporary:
+@pytest.mark.parametrize(("failure", "seen"), FAILURES, ids=["interrupt", "disk-full"])
+def test_failure_leaves_no_directory(
+    tmp_path: Path, failure: BaseException, seen: type[BaseException]
+) -> None:
+    with pytest.raises(seen), new_directory(tmp_path / "model") as temporary:
         fail_after_writing(temporary / "config.json", failure)
     assert list(tmp_path.iterdir()) == []
 

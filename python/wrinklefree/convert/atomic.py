@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from wrinklefree.errors import UsageError
+from wrinklefree.errors import UsageError, WrinklefreeError
 from wrinklefree.models.staging import staged_directory
 
 
@@ -15,8 +15,8 @@ from wrinklefree.models.staging import staged_directory
 def new_file(destination: Path) -> Iterator[Path]:
     """Yields a temporary path beside `destination` that takes its place when the block succeeds.
 
-    Any exception, Ctrl-C and a full disk included, leaves no trace. Raises UsageError if the
-    directory of `destination` does not exist.
+    Any exception, Ctrl-C included, leaves no trace. Raises UsageError if the directory of
+    `destination` does not exist, WrinklefreeError for a full disk and whatever else stops a write.
     """
     if not destination.parent.is_dir():
         raise UsageError(f"{destination.parent} is not a directory: create it first")
@@ -29,6 +29,8 @@ def new_file(destination: Path) -> Iterator[Path]:
         _sync(temporary)
         temporary.replace(destination)
         _sync(destination.parent)
+    except OSError as error:
+        raise _not_written(destination, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -40,8 +42,17 @@ def new_directory(destination: Path) -> Iterator[Path]:
         raise UsageError(f"{destination.parent} is not a directory: create it first")
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise UsageError(f"{destination} exists and is not an empty directory: choose another name")
-    with staged_directory(destination) as staged:
-        yield staged
+    try:
+        with staged_directory(destination) as staged:
+            yield staged
+    except OSError as error:
+        raise _not_written(destination, error) from error
+
+
+def _not_written(destination: Path, error: OSError) -> WrinklefreeError:
+    # numpy's tofile says only how many of its items it could write.
+    reason = error.strerror or f"is the disk full? ({error})"
+    return WrinklefreeError(f"{destination} is not written: {reason}")
 
 
 def _sync(path: Path) -> None:

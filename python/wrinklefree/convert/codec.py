@@ -22,6 +22,7 @@ _LAYOUTS: dict[str, ops.Layout] = {
     "I2_S": "i2s",
     "Q4_0": "q4_0",
 }
+_ROWS_AT_ONCE = 1024
 
 
 def stored_scale(ternary: Ternary, kind: TensorType, name: str) -> np.float32:
@@ -103,7 +104,7 @@ def dense_bytes(values: np.ndarray, kind: TensorType) -> np.ndarray:
     """Bytes of float values, rounded to the type. Raises FormatError for values float16 lacks."""
     if kind is F32:
         return np.ascontiguousarray(values, dtype=np.float32).view(np.uint8).reshape(-1)
-    largest = float(np.abs(values).max(initial=0.0))
+    largest = _largest(values)
     if kind is not BF16 and largest > float(np.finfo(np.float16).max):
         raise FormatError(
             f"a value of {largest:g} does not fit {kind.name} (float16 ends at 65504); "
@@ -126,7 +127,20 @@ def dense_values(raw: np.ndarray, type_name: str, shape: tuple[int, ...]) -> np.
 
 def is_exact(values: np.ndarray, kind: TensorType) -> bool:
     """Whether the type gives every value back bit for bit."""
-    if float(np.abs(values).max(initial=0.0)) > float(np.finfo(np.float16).max):
+    # Some rows at a time: an embedding may be most of what fits in memory.
+    return all(
+        _is_exact(values[first : first + _ROWS_AT_ONCE], kind)
+        for first in range(0, len(values), _ROWS_AT_ONCE)
+    )
+
+
+def _is_exact(rows: np.ndarray, kind: TensorType) -> bool:
+    if _largest(rows) > float(np.finfo(np.float16).max):
         return False
-    raw = dense_bytes(values, kind)
-    return bool(np.array_equal(dense_values(raw, kind.name, values.shape), values))
+    raw = dense_bytes(rows, kind)
+    return bool(np.array_equal(dense_values(raw, kind.name, rows.shape), rows))
+
+
+def _largest(values: np.ndarray) -> float:
+    """The largest magnitude, without a copy of the values."""
+    return max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
