@@ -123,8 +123,8 @@ void Forward::layer(int64_t index, int thread) {
 void Forward::norm_rows(const std::vector<float>& gain, const float* in, int64_t width,
                         std::initializer_list<const Matrix*> readers, int thread) {
   enter_phase(Phase::norm_quantize);
-  const bool has_ternary_reader = std::any_of(
-      readers.begin(), readers.end(), [](const Matrix* matrix) { return matrix->is_ternary(); });
+  const bool needs_codes = std::any_of(readers.begin(), readers.end(),
+                                       [](const Matrix* matrix) { return matrix->reads_codes(); });
   const Range range = has_own_inputs() ? Range{0, 1} : share(num_rows(), 1, thread);
   for (size_t reader = 0; reader < std::min(readers.size(), readers_apart()); ++reader) {
     const std::vector<float>& own_gain = readers.begin()[reader]->input_norm;
@@ -132,7 +132,7 @@ void Forward::norm_rows(const std::vector<float>& gain, const float* in, int64_t
     for (int64_t r = range.begin; r < range.end; ++r) {
       const float* row = in + r * width;
       if (own_gain.empty()) {
-        to.fill(kernels_, r, row, gain, config_.rms_eps, width, has_ternary_reader);
+        to.fill(kernels_, r, row, gain, config_.rms_eps, width, needs_codes);
         continue;
       }
       if (!gain.empty()) {
@@ -140,7 +140,7 @@ void Forward::norm_rows(const std::vector<float>& gain, const float* in, int64_t
         kernels_.rms_norm(row, gain.data(), width, config_.rms_eps, normed);
         row = normed;
       }
-      to.fill(kernels_, r, row, own_gain, config_.subln_eps, width, has_ternary_reader);
+      to.fill(kernels_, r, row, own_gain, config_.subln_eps, width, needs_codes);
     }
   }
   if (!has_own_inputs()) pool_.barrier();
@@ -174,11 +174,20 @@ void Forward::product(const Matrix& matrix, size_t reader, Range range, int thre
   const int64_t n = matrix.rows();
   const int64_t k = matrix.columns();
   const Inputs& from = inputs(thread, reader);
-  if (matrix.is_ternary()) {
+  if (matrix.reads_codes()) {
     const auto gemm =
         matrix.layout() == TernaryLayout::t1 ? kernels_.gemm_s8_t1 : kernels_.gemm_s8_t2;
     gemm(from.codes.data(), act_stride(k), from.scales.data(), from.sums.data(), num_rows(),
          matrix.data(), matrix.scale(), k, range.begin, range.end, out, n);
+  } else if (matrix.is_ternary()) {
+    // Never all of the matrix in float32: that would be 16 times its size.
+    std::vector<float> panel(static_cast<size_t>(t2::kRows * k));
+    for (int64_t j = range.begin; j < range.end; j += t2::kRows) {
+      const int64_t end = std::min(j + t2::kRows, range.end);
+      for (int64_t row = j; row < end; ++row) matrix.read_row(row, &panel[(row - j) * k]);
+      kernels_.gemm_f32_dense(from.floats.data(), k, num_rows(), panel.data(), DenseType::f32, k, 0,
+                              end - j, out + j, n);
+    }
   } else {
     kernels_.gemm_f32_dense(from.floats.data(), k, num_rows(), matrix.data(), matrix.type(), k,
                             range.begin, range.end, out, n);
@@ -318,7 +327,7 @@ void Forward::keep_floats(const char* name, int thread, const float* values, int
 }
 
 void Forward::keep_codes(const char* name, int thread, const Matrix& matrix, size_t reader) const {
-  if (trace_ == nullptr || thread != 0 || !matrix.is_ternary()) return;
+  if (trace_ == nullptr || thread != 0 || !matrix.reads_codes()) return;
   const int64_t k = matrix.columns();
   const Inputs& from = inputs(thread, reader);
   std::vector<int8_t>& kept = trace_->codes[name];

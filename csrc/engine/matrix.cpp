@@ -36,19 +36,6 @@ Matrix Matrix::dense(int64_t rows, int64_t columns, DenseType type) {
   return matrix;
 }
 
-Matrix Matrix::to_float() const {
-  Matrix matrix = dense(rows_, columns_, DenseType::f32);
-  std::vector<int8_t> codes(static_cast<size_t>(columns_));
-  for (int64_t r = 0; r < rows_; ++r) {
-    (layout_ == TernaryLayout::t1 ? t1::unpack_row : t2::unpack_row)(data(), r, columns_,
-                                                                     codes.data());
-    auto* out = reinterpret_cast<float*>(matrix.row(r));
-    for (int64_t i = 0; i < columns_; ++i) out[i] = scale_ * static_cast<float>(codes[i]);
-  }
-  matrix.bias = bias;
-  return matrix;
-}
-
 void Matrix::set_codes(int64_t row, const int8_t* codes) {
   (layout_ == TernaryLayout::t1 ? t1::pack_row : t2::pack_row)(codes, row, columns_,
                                                                data_.as<uint8_t>());
@@ -70,6 +57,13 @@ int64_t Matrix::dense_row_bytes(DenseType type, int64_t columns) {
 }
 
 void Matrix::read_row(int64_t index, float* out) const {
+  if (is_ternary_) {
+    std::vector<int8_t> codes(static_cast<size_t>(columns_));
+    (layout_ == TernaryLayout::t1 ? t1::unpack_row : t2::unpack_row)(data(), index, columns_,
+                                                                     codes.data());
+    for (int64_t i = 0; i < columns_; ++i) out[i] = scale_ * static_cast<float>(codes[i]);
+    return;
+  }
   const uint8_t* from = row(index);
   switch (type_) {
     case DenseType::f32:

@@ -20,6 +20,8 @@ class Matrix {
   int64_t rows() const { return rows_; }
   int64_t columns() const { return columns_; }
   bool is_ternary() const { return is_ternary_; }
+  // Whether it multiplies int8 codes of activations: any ternary matrix that is not told otherwise.
+  bool reads_codes() const { return is_ternary_ && !reads_floats_; }
   TernaryLayout layout() const { return layout_; }
   DenseType type() const { return type_; }
   float scale() const { return scale_; }
@@ -32,15 +34,14 @@ class Matrix {
   // Ternary only: the weight of code 1, and one row of codes.
   void set_scale(float scale) { scale_ = scale; }
   void set_codes(int64_t row, const int8_t* codes);
+  // Runs without activation quantization multiply float32 activations.
+  void read_floats() { reads_floats_ = true; }
   // Dense only.
   uint8_t* row(int64_t row) { return data_.as<uint8_t>() + row * row_bytes(); }
   const uint8_t* row(int64_t row) const { return data_.as<uint8_t>() + row * row_bytes(); }
   int64_t row_bytes() const { return dense_row_bytes(type_, columns_); }
-  // Dense only: one row as float32.
+  // One row as float32.
   void read_row(int64_t row, float* out) const;
-
-  // A ternary matrix as dense float32, for runs without activation quantization.
-  Matrix to_float() const;
 
   static int64_t dense_row_bytes(DenseType type, int64_t columns);
 
@@ -48,6 +49,7 @@ class Matrix {
   int64_t rows_ = 0;
   int64_t columns_ = 0;
   bool is_ternary_ = false;
+  bool reads_floats_ = false;
   TernaryLayout layout_ = TernaryLayout::t2;
   DenseType type_ = DenseType::f32;
   float scale_ = 0;

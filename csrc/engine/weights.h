@@ -33,7 +33,7 @@ struct Weights {
 };
 
 struct WeightOptions {
-  bool act_quant = true;  // false: ternary matrices become dense float32
+  bool act_quant = true;  // false: ternary matrices multiply float32 activations
   TernaryLayout layout = TernaryLayout::t2;
 };
 

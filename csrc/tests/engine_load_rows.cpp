@@ -107,11 +107,8 @@ bool is_same(const Matrix& a, const Matrix& b) {
 using Weights = std::vector<float>;
 
 Weights all_rows(const Matrix& matrix) {
-  const Matrix dense = matrix.is_ternary() ? matrix.to_float() : Matrix();
   Weights weights(kRows * kColumns);
-  for (int64_t i = 0; i < kRows; ++i) {
-    (matrix.is_ternary() ? dense : matrix).read_row(i, &weights[i * kColumns]);
-  }
+  for (int64_t i = 0; i < kRows; ++i) matrix.read_row(i, &weights[i * kColumns]);
   return weights;
 }
 

@@ -85,14 +85,13 @@ TEST_F(SourceGguf, FloatsOfOneMagnitudeAreTernary) {
     ASSERT_TRUE(loaded.matrix.is_ternary());
     EXPECT_EQ(loaded.matrix.scale(), 0.75f);
     EXPECT_TRUE(loaded.notes.empty());
-    const Matrix values = loaded.matrix.to_float();
-    for (int64_t i = 0; i < kRows; ++i) EXPECT_EQ(row(values, i), row(weights, i));
+    for (int64_t i = 0; i < kRows; ++i) EXPECT_EQ(row(loaded.matrix, i), row(weights, i));
   }
 }
 
 TEST_F(SourceGguf, RowsInterleavedForRotationAreSeparated) {
   const Weights weights = ternary_weights();
-  const Matrix values = load(weights, kF16, "wrinklefree.schema", true).matrix.to_float();
+  const Matrix values = load(weights, kF16, "wrinklefree.schema", true).matrix;
   const int64_t stored[] = {0, 2, 1, 3};
   for (int64_t i = 0; i < kRows; ++i) EXPECT_EQ(row(values, i), row(weights, stored[i]));
 }
@@ -101,7 +100,7 @@ TEST_F(SourceGguf, ZerosOfEitherSignAreTernary) {
   Weights weights(kRows * kColumns, -0.0f);
   const Loaded loaded = load_ours(weights);
   ASSERT_TRUE(loaded.matrix.is_ternary());
-  EXPECT_EQ(row(loaded.matrix.to_float(), 3), Weights(kColumns, 0.0f));
+  EXPECT_EQ(row(loaded.matrix, 3), Weights(kColumns, 0.0f));
 }
 
 TEST_F(SourceGguf, OtherFloatsStayDenseAndAreNamed) {

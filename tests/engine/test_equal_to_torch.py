@@ -178,7 +178,7 @@ def test_b_without_activation_quantization_log_probabilities_agree(
 ) -> None:
     model, path = student
     engine = _engine.Model(str(path), act_quant=False)
-    assert engine.info["ternary_parameters"] == 0
+    assert engine.info["ternary_parameters"] > 0  # kept as codes, unpacked some rows at a time
     # The same model with weights s * code and plain linear layers behind the same norms.
     for module in model.modules():
         if isinstance(module, BitLinear):
