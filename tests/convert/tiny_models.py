@@ -52,7 +52,7 @@ def tiny_model(
         "eos_token_id": 2,
         **config,
     }
-    settings["head_dim"] = settings["hidden_size"] // settings["num_attention_heads"]
+    settings.setdefault("head_dim", settings["hidden_size"] // settings["num_attention_heads"])
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
