@@ -297,6 +297,10 @@ GgufTensor GgufFile::read_tensor(Cursor& cursor) const {
   const auto type_id = cursor.read<uint32_t>(label + " type");
   tensor.type = find_gguf_type(type_id);
   if (tensor.type == nullptr) {
+    if (const char* advice = foreign_gguf_type(type_id)) {
+      throw FormatError(path, label + " type", begin,
+                        "id " + std::to_string(type_id) + " is " + advice);
+    }
     throw FormatError(
         path, label + " type", begin,
         "unknown id " + std::to_string(type_id) + " (known: " + gguf_type_list() + ")");

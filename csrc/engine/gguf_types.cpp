@@ -21,7 +21,25 @@ constexpr std::array<GgufTypeInfo, 35> kTypes = {{
     {40, "NVFP4", 64, 36},    {135, "IQ2_BN", 64, 16, 4},
 }};
 constexpr uint64_t kI2sTrailerBytes = 32;
+
+// Types of other programs that are not read, and what to do instead.
+struct ForeignType {
+  uint32_t id;
+  const char* advice;
+};
+constexpr std::array<ForeignType, 3> kForeignTypes = {{
+    {37, "I8_S of bitnet.cpp, which holds activations"},
+    {38, "TL1 of bitnet.cpp, whose tiles fit the kernels of one machine: convert its I2_S file"},
+    {134, "IQ1_BN of ik_llama.cpp: its IQ2_BN holds the same weights and is read"},
+}};
 }  // namespace
+
+const char* foreign_gguf_type(uint32_t id) {
+  for (const ForeignType& type : kForeignTypes) {
+    if (type.id == id) return type.advice;
+  }
+  return nullptr;
+}
 
 const GgufTypeInfo* find_gguf_type(uint32_t id) {
   for (const GgufTypeInfo& type : kTypes) {

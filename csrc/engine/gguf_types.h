@@ -33,6 +33,9 @@ struct GgufTypeInfo {
 // Description of a type id, or null when the id is unknown, removed, or a fork's own.
 const GgufTypeInfo* find_gguf_type(uint32_t id);
 
+// What the type of another program is and what to do with it; null for an id nobody has.
+const char* foreign_gguf_type(uint32_t id);
+
 // "0 F32, 1 F16, ...", for error texts.
 std::string gguf_type_list();
 

@@ -251,6 +251,8 @@ TEST_F(Gguf, Types) {
   for (const uint32_t type : {4u, 5u, 42u, 142u, ~0u, 0x7fffffffu}) {
     refuse_tensor(tensor("a", {256}, type, 0), "unknown id " + std::to_string(type));
   }
+  refuse_tensor(tensor("a", {256}, 38, 0), "id 38 is TL1 of bitnet.cpp");
+  refuse_tensor(tensor("a", {256}, 134, 0), "id 134 is IQ1_BN of ik_llama.cpp");
   for (const auto& [type, block] :
        {std::pair{2u, 32}, {3u, 32}, {8u, 32}, {14u, 256}, {34u, 256}, {35u, 256}}) {
     for (const int size : {1, block - 1, block + 1}) {

@@ -33,7 +33,8 @@ SHAPES: dict[str, dict[str, int]] = {
     "odd": {
         "hidden_size": 65,
         "intermediate_size": 33,
-        "num_attention_heads": 4,
+        "num_attention_heads": 5,
+        "num_key_value_heads": 1,
         "head_dim": 16,
     },
 }

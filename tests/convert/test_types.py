@@ -54,6 +54,17 @@ def test_bytes_per_ternary_weight() -> None:
     assert I2_S.num_bytes(shape) == weights // 4 + 32
 
 
+@pytest.mark.parametrize("name", ["TQ2_0", "tq2-0", "Tq2_0"])
+def test_names_of_types_in_any_case(name: str) -> None:
+    assert ternary_type(256, name).type is TQ2_0
+
+
+@pytest.mark.parametrize("name", ["tl1", "TL2"])
+def test_tiled_types_of_bitnet_cpp_are_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(UsageError, match=r"kernels that bitnet\.cpp generates.*use i2_s"):
+        ternary_type(256, name)
+
+
 def test_block_must_divide_the_row() -> None:
     with pytest.raises(FormatError, match="576"):
         TQ2_0.num_bytes((4, 576))

@@ -54,6 +54,7 @@ QUANTIZED = {
     "lambda": 1.0,
     "modules_to_not_convert": ["lm_head"],
 }
+BITNET = {"quant_method": "bitnet", "linear_class": "autobitlinear"}
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,11 @@ QUANTIZED = {
         ({"quantization_config": {**QUANTIZED, "subln": "all"}}, "layers.0.mlp.down_proj.norm"),
         ({"quantization_config": {**QUANTIZED, "subln": "subln"}}, "attn_sub_norm"),
         ({"quantization_config": {**QUANTIZED, "scheme": "complex"}}, "scheme 'complex'"),
+        ({"quantization_config": {**BITNET, "linear_class": "bit"}}, "linear_class 'bit'"),
+        ({"quantization_config": {**BITNET, "quantization_mode": "on"}}, "mode 'on'"),
+        ({"quantization_config": BITNET}, "has the shape"),
+        ({"quantization_config": {**BITNET, "use_rms_norm": True}}, "down_proj.norm.weight"),
+        ({"model_type": "bitnet", "rope_theta": None}, "'rope_theta' is missing"),
     ],
     ids=lambda value: json.dumps(value)[:50] if isinstance(value, dict) else "",
 )
@@ -238,6 +244,10 @@ def test_the_rewritten_file_itself_is_the_model(rewrite: Rewrite, stories_dir: P
             {"llama.embedding_length": None, "llama.block_count": None},
             "embedding_length, llama.block",
         ),
+        ({"wrinklefree.schema": 2}, "a version of wrinklefree that reads schema 2"),
+        ({"wrinklefree.schema": "1"}, "'wrinklefree.schema' must be an integer"),
+        ({"wrinklefree.modules_to_not_convert": "lm_head"}, "must be a list of strings"),
+        ({"wrinklefree.subln_epsilon": 0.0}, "SubLN epsilon"),
         ({"tokenizer.ggml.eos_token_id": 512}, "eos_token_id is 512"),
         ({"tokenizer.ggml.scores": [0.0]}, "another length"),
         ({"tokenizer.ggml.tokens": [f"t{i}" for i in range(513)]}, "513 tokens"),
@@ -265,6 +275,44 @@ def test_an_unknown_tensor_is_refused_by_name(rewrite: Rewrite) -> None:
 def test_architecture_names_ignore_case(rewrite: Rewrite, name: str) -> None:
     model = _engine.Model(str(rewrite(architecture=name, prefix=f"{name}.")))
     assert model.info["architecture"] == "llama"
+
+
+OWN = {
+    "wrinklefree.model_type": "llama",
+    "wrinklefree.hidden_act": "silu",
+    "wrinklefree.subln": "none",
+}
+
+
+def test_our_own_architecture_is_the_model_that_its_keys_say(rewrite: Rewrite) -> None:
+    """Its rows are in Hugging Face's order: those of this file, for `llama`, are not."""
+    ids = [1, 403, 407]
+    own = _engine.Model(str(rewrite(architecture="wrinklefree", prefix="wrinklefree.", keys=OWN)))
+    assert own.info["architecture"] == "wrinklefree"
+    found = all_logits(own, ids)
+    wanted = all_logits(_engine.Model(str(rewrite())), ids)
+    assert np.array_equal(found[0], wanted[0])  # the first position is not rotated
+    assert not np.allclose(found[2], wanted[2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"wrinklefree.model_type": None}, "'wrinklefree.model_type' is missing"),
+        ({"wrinklefree.model_type": "gpt2"}, "model_type 'gpt2' is not supported"),
+        ({"wrinklefree.model_type": "qwen3"}, "q_norm.weight"),
+        ({"wrinklefree.hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
+        ({"wrinklefree.subln": "some"}, "subln 'some' is not supported"),
+        ({"wrinklefree.subln": "all"}, "layers.0.mlp.down_proj.norm.weight"),
+        ({"wrinklefree.subln": "subln"}, "attn_sub_norm.weight"),
+    ],
+    ids=lambda value: json.dumps(value)[:50] if isinstance(value, dict) else "",
+)
+def test_keys_of_our_own_architecture(
+    rewrite: Rewrite, changes: dict[str, Any], problem: str
+) -> None:
+    path = rewrite(architecture="wrinklefree", prefix="wrinklefree.", keys={**OWN, **changes})
+    assert problem in one_line(path)
 
 
 @pytest.mark.parametrize("name", ["llama4", "x" * 1_000_000], ids=["llama4", "1MB"])

@@ -37,6 +37,7 @@ from wrinklefree.convert.types import (
     Q8_0,
     TensorType,
     TypeShare,
+    plain_name,
     ternary_type,
     type_shares,
 )
@@ -154,6 +155,7 @@ def plan_gguf(path: Path | Source, *, wanted: str = "auto", embed: str = "auto")
     wanted: auto or a key of TERNARY_TYPES; embed: auto or a key of EMBED_TYPES. Raises FormatError
     for everything in the source that has no place in the file, all of it at once.
     """
+    embed = plain_name(embed)
     if embed != "auto" and embed not in EMBED_TYPES:
         raise UsageError(
             f"embedding type {embed!r} is not supported{nearest(embed, EMBED_TYPES)}; "

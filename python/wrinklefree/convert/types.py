@@ -46,6 +46,13 @@ I2_S = TensorType("I2_S", 36, 128, 32, trailer_bytes=32)
 # ik_llama.cpp's type with a float32 scale in front of each row; read, never written.
 IQ2_BN = TensorType("IQ2_BN", 135, 64, 16)
 
+# What bitnet.cpp has beside I2_S, and why it is not written.
+_REFUSED = {
+    name: f"{name} is cut into tiles for kernels that bitnet.cpp generates for one machine and a "
+    "few shapes, which the file does not tell; use i2_s, which bitnet.cpp runs too"
+    for name in ("tl1", "tl2")
+}
+_ALIASES = {"i2s": "i2_s", "tq1": "tq1_0", "tq2": "tq2_0"}
 TERNARY_TYPES = {"tq2_0": TQ2_0, "tq1_0": TQ1_0, "i2_s": I2_S}
 EMBED_TYPES = {
     "q4_0": Q4_0,
@@ -62,6 +69,12 @@ ALL_TYPES = {t.name: t for t in (F32, F16, BF16, Q4_0, Q8_0, Q6_K, TQ1_0, TQ2_0,
 _AUTO = (TQ2_0, Q4_0, F16)
 
 
+def plain_name(name: str) -> str:
+    """A type's name as the tables of this page have it."""
+    key = name.lower().replace("-", "_")
+    return _ALIASES.get(key, key)
+
+
 @dataclass(frozen=True, slots=True)
 class TypeChoice:
     """The type of one tensor; `fallback` says why it is not the requested one."""
@@ -74,8 +87,12 @@ def ternary_type(columns: int, wanted: str) -> TypeChoice:
     """Type for a ternary tensor with rows of `columns` weights.
 
     A row that is no multiple of the wanted type's block gets a type that represents {-s, 0, s}
-    exactly all the same: Q4_0 (d = s), or F16 where not even 32 divides the row.
+    exactly all the same: Q4_0 (d = s), or F16 where not even 32 divides the row. Names are
+    understood in any case, `TQ2-0` too.
     """
+    wanted = plain_name(wanted)
+    if wanted in _REFUSED:
+        raise UsageError(f"type {wanted!r}: {_REFUSED[wanted]}")
     if wanted != "auto" and wanted not in TERNARY_TYPES:
         raise UsageError(
             f"type {wanted!r} is not supported{nearest(wanted, [*TERNARY_TYPES, 'auto'])}; "
