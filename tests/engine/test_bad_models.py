@@ -93,7 +93,6 @@ BITNET = {"quant_method": "bitnet", "linear_class": "autobitlinear"}
         ({"quantization_config": {**BITNET, "quantization_mode": "on"}}, "mode 'on'"),
         ({"quantization_config": BITNET}, "has the shape"),
         ({"quantization_config": {**BITNET, "use_rms_norm": True}}, "down_proj.norm.weight"),
-        ({"model_type": "bitnet", "rope_theta": None}, "'rope_theta' is missing"),
     ],
     ids=lambda value: json.dumps(value)[:50] if isinstance(value, dict) else "",
 )
