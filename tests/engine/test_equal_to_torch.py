@@ -160,7 +160,7 @@ def test_a_layer_fed_with_pytorchs_input_has_its_codes_and_output(
             for name, theirs in codes.items()
         }
         # One other code of a key or value is seen by all rows behind it, through attention.
-        first = np.concatenate([steps[name] for name in ("q", "k", "v")], axis=1)
+        first = np.concatenate([steps[name] for name in ("q", "k", "v") if name in steps], axis=1)
         assert (first > 0).mean() <= 1e-3
         is_untouched = np.logical_and.accumulate(~(first > 0).any(axis=1))
         every = np.concatenate(list(steps.values()), axis=1)
