@@ -168,6 +168,7 @@ GgufFile::GgufFile(const std::string& path) : file_(path) {
   cursor.check_count(entry_count, kMinEntryBytes, "metadata count", 16);
   read_metadata(cursor, entry_count);
   choose_alignment();
+  refuse_part();
   read_tensors(cursor, tensor_count);
   place_tensors(round_up(cursor.offset(), alignment_));
 }
@@ -262,6 +263,18 @@ void GgufFile::choose_alignment() {
                                         std::to_string(kMaxAlignment));
   }
   alignment_ = static_cast<uint32_t>(given);
+}
+
+// llama-gguf-split writes a model as several files, each with some of the tensors.
+void GgufFile::refuse_part() const {
+  const GgufValue* count = find("split.count");
+  if (count == nullptr) return;
+  const bool is_whole = !count->is_array && count->kind == GgufValue::Kind::unsigned_integer &&
+                        std::get<uint64_t>(count->items[0]) <= 1;
+  if (!is_whole) {
+    throw FormatError(file_.path(),
+                      "is one part of a model; join the parts with llama-gguf-split --merge");
+  }
 }
 
 GgufTensor GgufFile::read_tensor(Cursor& cursor) const {

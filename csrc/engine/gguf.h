@@ -60,6 +60,7 @@ class GgufFile {
   GgufTensor read_tensor(Cursor& cursor) const;
   void place_tensors(uint64_t data_begin);
   void choose_alignment();
+  void refuse_part() const;
 
   File file_;
   uint32_t version_ = 0;

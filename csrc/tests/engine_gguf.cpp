@@ -10,7 +10,8 @@
 namespace wf::engine {
 namespace {
 
-constexpr uint32_t kU32 = 4, kI32 = 5, kF32 = 6, kBool = 7, kString = 8, kArray = 9, kU64 = 10;
+constexpr uint32_t kU16 = 2, kU32 = 4, kI32 = 5, kF32 = 6, kBool = 7, kString = 8, kArray = 9,
+                   kU64 = 10;
 
 // One metadata entry; `value` is what follows the type.
 std::string entry(const std::string& key, uint32_t type, const Bytes& value) {
@@ -176,6 +177,8 @@ TEST_F(Gguf, Keys) {
   Parts parts;
   parts.entries = entry("k", kU32, one) + entry("k", kString, Bytes().string("v"));
   refuse(parts, "'k' is there twice");
+  parts.entries = entry("k", kU32, one) + entry("k", kU32, one);
+  refuse(parts, "'k' is there twice");
 }
 
 TEST_F(Gguf, Strings) {
@@ -217,6 +220,20 @@ TEST_F(Gguf, Alignment) {
   parts.entries = entry("general.alignment", kU32, Bytes().put<uint32_t>(64));
   parts.alignment = 64;
   EXPECT_EQ(open(parts.bytes()).alignment(), 64u);
+}
+
+TEST_F(Gguf, PartsOfAModel) {
+  const auto entry_of = [](uint16_t count) {
+    return entry("split.count", kU16, Bytes().put(count));
+  };
+  refuse_entry(entry_of(2), "llama-gguf-split --merge");
+  refuse_entry(entry("split.count", kString, Bytes().string("2")), "one part of a model");
+  Parts parts;
+  parts.entry_count = 1;
+  for (const uint16_t count : {0, 1}) {
+    parts.entries = entry_of(count);
+    EXPECT_NO_THROW(open(parts.bytes()));
+  }
 }
 
 TEST_F(Gguf, TensorNames) {

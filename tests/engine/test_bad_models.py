@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 
+from tests.convert.gguf_edits import rewrite_gguf
 from tests.engine.conftest import all_logits
 from wrinklefree import LLM, _engine
 from wrinklefree.errors import WrinklefreeError
@@ -164,51 +165,8 @@ Rewrite = Callable[..., Path]
 @pytest.fixture
 def rewrite(stories_dir: Path, tmp_path: Path) -> Rewrite:
     """rewrite(keys={...}, tensors={...}) -> stories260K with changes; a None drops the entry."""
-    source = _engine.GgufFile(str(stories_dir / "stories260K-f32.gguf"))
-
-    def write(
-        *,
-        keys: Mapping[str, Any] | None = None,
-        tensors: Mapping[str, np.ndarray | None] | None = None,
-        architecture: str = "llama",
-        prefix: str | None = None,
-    ) -> Path:
-        path = tmp_path / "changed.gguf"
-        writer = gguf.GGUFWriter(path, architecture)
-        metadata = source.metadata
-        metadata.pop("general.architecture")
-        if prefix is not None:
-            metadata = {k.replace("llama.", prefix): value for k, value in metadata.items()}
-        for key, value in {**metadata, **(keys or {})}.items():
-            _add(writer, key, value)
-        arrays: dict[str, np.ndarray | None] = {
-            t.name: source.read(t.name).view(np.float32).reshape(t.shape) for t in source.tensors
-        }
-        for name, array in {**arrays, **(tensors or {})}.items():
-            if array is not None:
-                writer.add_tensor(name, array)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        return path
-
-    return write
-
-
-def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, str):
-        writer.add_string(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    elif isinstance(value, list):
-        writer.add_array(key, value)
-    elif isinstance(value, int):
-        writer.add_int64(key, value) if value < 0 else writer.add_uint32(key, value)
-    else:
-        assert value is None  # dropped
+    source = stories_dir / "stories260K-f32.gguf"
+    return partial(rewrite_gguf, source, tmp_path / "changed.gguf")
 
 
 def test_the_rewritten_file_itself_is_the_model(rewrite: Rewrite, stories_dir: Path) -> None:
@@ -248,7 +206,7 @@ def test_the_rewritten_file_itself_is_the_model(rewrite: Rewrite, stories_dir: P
         ({"wrinklefree.modules_to_not_convert": "lm_head"}, "must be a list of strings"),
         ({"wrinklefree.subln_epsilon": 0.0}, "SubLN epsilon"),
         ({"tokenizer.ggml.eos_token_id": 512}, "eos_token_id is 512"),
-        ({"tokenizer.ggml.scores": [0.0]}, "another length"),
+        ({"tokenizer.ggml.scores": [0.0]}, "512 tokens and 1 values"),
         ({"tokenizer.ggml.tokens": [f"t{i}" for i in range(513)]}, "513 tokens"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -101,14 +101,14 @@ def test_the_small_tokenizer_itself_is_valid() -> None:
         ({"tokens": None}, "tokens is missing"),
         ({"tokens": []}, "0 tokens"),
         ({"tokens": [1, 2]}, "not a list of strings"),
-        ({"token_type": [1]}, "1 token types"),
+        ({"token_type": [1]}, "1 values in tokenizer.ggml.token_type"),
         ({"merges": ["a"]}, "not two tokens"),
         ({"merges": ["a b c"]}, "not two tokens"),
         ({"merges": ["a z"]}, "merges"),
         ({"eos_token_id": 4}, "there are 4 tokens"),
         ({"eos_token_id": -1}, "eos_token_id is -1"),
         ({"bos_token_id": "a"}, "bos_token_id is 'a'"),
-        ({"model": "llama", "scores": [0.0]}, "another length"),
+        ({"model": "llama", "scores": [0.0]}, "4 tokens and 1 values in tokenizer.ggml.scores"),
     ],
 )
 def test_broken_metadata_is_one_line(changes: dict[str, Any], problem: str) -> None:

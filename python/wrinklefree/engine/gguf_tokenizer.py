@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,18 +16,21 @@ _PREFIX = "tokenizer.ggml."
 _SPACE = "\u2581"  # SentencePiece's visible space
 
 # Values of tokenizer.ggml.token_type.
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+# SentencePiece merges are found by every cut of every token, which takes the square of its length.
+_MAX_TOKEN_CHARACTERS = 1024
 
 
 def build_tokenizer(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """Byte-level BPE (`gpt2`) or SentencePiece with byte fallback (`llama`).
 
-    Raises FormatError when keys are missing, lists disagree in length, or the kind is another one.
+    Raises FormatError when keys are missing or of another type, lists disagree in length, a token
+    is there twice, or the kind is another one.
     """
-    tokens = _strings(metadata, "tokens")
-    types = metadata.get(_PREFIX + "token_type", [_NORMAL] * len(tokens))
-    if not tokens or len(types) != len(tokens):
-        raise FormatError(f"the file has {len(tokens)} tokens and {len(types)} token types")
+    tokens = _tokens(metadata)
+    types = _list_beside(tokens, metadata, "token_type", int, [_NORMAL] * len(tokens))
+    if not all(_NORMAL <= token_type <= _BYTE for token_type in types):
+        raise FormatError(f"{_PREFIX}token_type has a value that is not in {_NORMAL}..{_BYTE}")
     kind = metadata.get(_PREFIX + "model")
     if kind == "gpt2":
         tokenizer = _byte_level_bpe(metadata, tokens)
@@ -60,6 +64,41 @@ def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
     return values
 
 
+def _tokens(metadata: Mapping[str, Any]) -> list[str]:
+    tokens = _strings(metadata, "tokens")
+    if not tokens:
+        raise FormatError(f"{_PREFIX}tokens is empty: the file has 0 tokens")
+    longest = max(tokens, key=len)
+    if len(longest) > _MAX_TOKEN_CHARACTERS:
+        raise FormatError(
+            f"{_PREFIX}tokens has a token of {len(longest)} characters, the limit is "
+            f"{_MAX_TOKEN_CHARACTERS}"
+        )
+    first: dict[str, int] = {}
+    for index, token in enumerate(tokens):
+        other = first.setdefault(token, index)
+        if other != index:
+            raise FormatError(f"{_PREFIX}tokens: {other} and {index} are both {token[:64]!r}")
+    return tokens
+
+
+def _list_beside(
+    tokens: Sequence[str],
+    metadata: Mapping[str, Any],
+    key: str,
+    item: type,
+    default: Sequence[Any] | None = None,
+) -> Sequence[Any]:
+    """A list with one `item` for each token."""
+    values = metadata.get(_PREFIX + key, default)
+    if not isinstance(values, list) or len(values) != len(tokens):
+        found = len(values) if isinstance(values, list) else "no"
+        raise FormatError(f"the file has {len(tokens)} tokens and {found} values in {_PREFIX}{key}")
+    if not all(type(value) is item for value in values):
+        raise FormatError(f"{_PREFIX}{key} has values that are not of type {item.__name__}")
+    return values
+
+
 def _byte_level_bpe(metadata: Mapping[str, Any], tokens: Sequence[str]) -> tokenizers.Tokenizer:
     merges = []
     for merge in _strings(metadata, "merges"):
@@ -84,9 +123,9 @@ def _byte_level_bpe(metadata: Mapping[str, Any], tokens: Sequence[str]) -> token
 def _sentencepiece(
     metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int]
 ) -> tokenizers.Tokenizer:
-    scores = metadata.get(_PREFIX + "scores")
-    if not isinstance(scores, list) or len(scores) != len(tokens):
-        raise FormatError(f"{_PREFIX}scores is missing or has another length than the tokens")
+    scores = _list_beside(tokens, metadata, "scores", float)
+    if any(math.isnan(score) for score in scores):
+        raise FormatError(f"{_PREFIX}scores has a NaN")
     vocab = {token: index for index, token in enumerate(tokens)}
     unknown = special_id(metadata, "unknown", len(tokens))
     model = models.BPE(
