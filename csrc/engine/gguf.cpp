@@ -14,6 +14,7 @@ namespace {
 constexpr uint64_t kMaxKeyBytes = 65535;
 constexpr uint64_t kMaxTensorNameBytes = 63;  // ggml's GGML_MAX_NAME with its terminator is 64
 constexpr uint32_t kMaxAlignment = 65536;
+constexpr uint32_t kMxfp4 = 39;
 // Smallest encodings: key length 8 + 1 byte + type 4 + value 1; name length 8 + 1 byte +
 // dimension count 4 + one dimension 8 + type 4 + offset 8.
 constexpr uint64_t kMinEntryBytes = 14;
@@ -347,13 +348,16 @@ void GgufFile::read_tensors(Cursor& cursor, uint64_t count) {
 // or that tensors overlap, so it is refused rather than trusted.
 void GgufFile::place_tensors(uint64_t data_begin) {
   uint64_t expected = 0;
+  const char* doubt = "; another program may use one of the type ids for another layout";
   for (GgufTensor& tensor : tensors_) {
     const std::string label = "tensor '" + tensor.name + "'";
     if (tensor.offset != expected) {
       throw FormatError(file_.path(), label + " offset", data_begin,
                         "is " + std::to_string(tensor.offset) + ", but the data before it end at " +
-                            std::to_string(expected) +
-                            "; another program may use one of the type ids for another layout");
+                            std::to_string(expected) + doubt);
+    }
+    if (tensor.type->id == kMxfp4) {
+      doubt = "; type id 39 is MXFP4, but bitnet.cpp uses it for TL2: convert its I2_S file";
     }
     if (tensor.bytes > file_.size() || expected > file_.size()) {
       throw FormatError(file_.path(), label, data_begin, "is larger than the file");

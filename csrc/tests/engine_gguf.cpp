@@ -287,6 +287,9 @@ TEST_F(Gguf, Offsets) {
     parts.tensors = tensor("a", {32, 3}, 8, 0) + tensor("b", {5}, 0, offset);
     refuse(parts, "tensor 'b' offset");
   }
+  Parts tl2;  // 5 bits for 3 weights, where MXFP4 has 17 bytes for 32
+  tl2.tensors = tensor("a", {96, 32}, 39, 0) + tensor("b", {5}, 0, 640);
+  refuse(tl2, "bitnet.cpp uses it for TL2");
 }
 
 TEST_F(Gguf, I2sTakesItsTrailer) {

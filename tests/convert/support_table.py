@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.convert.tiny_models import save_tiny_artifact
 from wrinklefree.convert import gguf_names, hf_bitnet
 from wrinklefree.convert.architectures import architecture_for, llama_cpp_limit, own_reason
 from wrinklefree.convert.ternary_check import Ternary
@@ -69,6 +70,20 @@ def variants() -> Iterator[Variant]:
                 for has_bias in (False, True):
                     if has_bias or family != "qwen2":
                         yield Variant(family, subln, is_tied, has_bias)
+
+
+def save_variant(path: Path, tokenizer: Path, variant: Variant, rows: str) -> Path:
+    """An artifact of one layer, with random weights and the row lengths of SHAPES[rows]."""
+    return save_tiny_artifact(
+        path,
+        tokenizer,
+        variant.family,
+        subln=variant.subln,
+        tied=variant.is_tied,
+        num_hidden_layers=1,
+        **SHAPES[rows],
+        **({} if variant.family == "qwen2" else {"attention_bias": variant.has_bias}),
+    )
 
 
 class Weightless:
@@ -169,6 +184,16 @@ def tables() -> str:
             cell(found.plain_float),
         )
         lines.append(f"| {' | '.join(cells)} |")
+    architectures = [
+        [support(variant, SHAPES[rows]).architecture for variant in variants()]
+        for rows in ("256", "odd")
+    ]
+    narrow = {known for known, other in zip(*architectures, strict=True) if known != other}
+    lines += [
+        "",
+        f"Where heads x head size is not the hidden size, {' and '.join(sorted(narrow))} become "
+        "`wrinklefree` too.",
+    ]
     odd = support(Variant("llama", "none", True, False), SHAPES["odd"]).bitnet
     lines += [
         "",

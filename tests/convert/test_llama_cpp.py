@@ -16,7 +16,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.convert.tiny_models import ODD, WIDE, save_tiny_artifact
+from tests.convert.support_table import SHAPES, Variant, save_variant, support, variants
+from tests.convert.tiny_models import WIDE, save_tiny_artifact
 from wrinklefree.convert.corpus import PROSE
 from wrinklefree.convert.llama_cpp import LlamaCpp, verify_in_llama_cpp
 from wrinklefree.convert.plan import plan_gguf
@@ -89,28 +90,28 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
-CASES: list[tuple[str, str, dict[str, Any]]] = [
-    ("llama", "none", WIDE),
-    ("llama", "subln", WIDE),
-    ("llama", "none", ODD),
-    ("llama", "subln", ODD),
-    ("qwen2", "none", WIDE),
-    ("qwen3", "none", WIDE),
-    ("llama", "none", WIDE | {"rope_parameters": YARN}),
-    ("llama", "none", WIDE | {"rope_parameters": LLAMA3}),
+# Of the matrix of models and row lengths, all that have an architecture of llama.cpp.
+KNOWN = [
+    (variant, rows)
+    for variant in variants()
+    for rows, shape in SHAPES.items()
+    if support(variant, shape).llama_cpp is None
 ]
 
 
-@pytest.mark.parametrize(
-    ("family", "subln", "shape"),
-    CASES,
-    ids=[f"{family}-{subln}-{shape['hidden_size']}" for family, subln, shape in CASES],
-)
-def test_each_architecture(
-    data_dir: Path, tmp_path: Path, family: str, subln: str, shape: dict[str, Any]
+@pytest.mark.parametrize(("variant", "rows"), KNOWN, ids=lambda value: str(value))
+def test_each_file_of_the_matrix(
+    data_dir: Path, tmp_path: Path, variant: Variant, rows: str
 ) -> None:
-    tokenizer = data_dir / "stories260k_hf"
-    artifact = save_tiny_artifact(tmp_path / "a", tokenizer, family, subln=subln, **shape)
+    artifact = save_variant(tmp_path / "a", data_dir / "stories260k_hf", variant, rows)
+    wanted = ("tq2_0", "tq1_0")[len(str(variant)) % 2]
+    assert_agrees(convert(artifact, wanted), artifact)
+
+
+@pytest.mark.parametrize("rope", [YARN, LLAMA3], ids=["yarn", "llama3"])
+def test_scaled_rope(data_dir: Path, tmp_path: Path, rope: dict[str, Any]) -> None:
+    shape = WIDE | {"rope_parameters": rope}
+    artifact = save_tiny_artifact(tmp_path / "a", data_dir / "stories260k_hf", **shape)
     assert_agrees(convert(artifact, "tq2_0"), artifact)
 
 

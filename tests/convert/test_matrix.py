@@ -18,6 +18,7 @@ from tests.convert.support_table import (
     SHAPES,
     Support,
     Variant,
+    save_variant,
     support,
     variants,
     with_tables,
@@ -60,16 +61,8 @@ def artifact(
     def make(variant: Variant, rows: str) -> Path:
         key = (variant, rows)
         if key not in made:
-            made[key] = save_tiny_artifact(
-                tmp_path_factory.mktemp(str(variant)) / "artifact",
-                data_dir / "stories260k_hf",
-                variant.family,
-                subln=variant.subln,
-                tied=variant.is_tied,
-                num_hidden_layers=1,
-                **SHAPES[rows],
-                **({} if variant.family == "qwen2" else {"attention_bias": variant.has_bias}),
-            )
+            path = tmp_path_factory.mktemp(str(variant)) / "artifact"
+            made[key] = save_variant(path, data_dir / "stories260k_hf", variant, rows)
         return made[key]
 
     return make

@@ -125,6 +125,9 @@ def own_reason(
     """Why no architecture of llama.cpp or bitnet.cpp computes this model, None if one does."""
     model_type = config["model_type"]
     biased = {name.split(".")[-2] for name in tensor_names if name.endswith("_proj.bias")}
+    heads = int(config["num_attention_heads"])
+    width = heads * int(config.get("head_dim") or int(config["hidden_size"]) // heads)
+    has_square_attention = width == config["hidden_size"]
     if subln == "all":
         return "no architecture of llama.cpp has a norm inside each linear layer"
     if subln == "none":
@@ -133,6 +136,8 @@ def own_reason(
         known = {"qwen2": {"q_proj", "k_proj", "v_proj"}, "qwen3": set[str]()}
         if biased - known.get(model_type, biased):
             return f"llama.cpp's {model_type} architecture has no such biases"
+        if model_type == "qwen2" and not has_square_attention:
+            return "llama.cpp's qwen2 architecture needs heads x head size = hidden size"
         return None
     if model_type == "qwen3":
         return "no architecture of llama.cpp has query/key norms and sub-norms"
@@ -140,9 +145,7 @@ def own_reason(
         return "llama.cpp's bitnet architecture has no biases"
     if not config.get("tie_word_embeddings", False):
         return "llama.cpp's bitnet architecture has no output matrix of its own"
-    heads = int(config["num_attention_heads"])
-    width = heads * int(config.get("head_dim") or int(config["hidden_size"]) // heads)
-    if width != config["hidden_size"]:
+    if not has_square_attention:
         return "llama.cpp's bitnet architecture needs heads x head size = hidden size"
     if subln_eps != config["rms_norm_eps"]:
         return "llama.cpp's bitnet architecture has one epsilon for all norms"
