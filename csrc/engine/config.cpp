@@ -31,9 +31,13 @@ void check_positive(const std::string& path, const char* name, double value) {
 }  // namespace
 
 bool ModelConfig::is_converted(const std::string& module) const {
-  // An entry is a module's name or dotted parts of it: "lm_head", "mlp", "layers.0".
   const auto dotted = [](const std::string& name) { return "." + name + "."; };
   return std::none_of(not_converted.begin(), not_converted.end(), [&](const std::string& name) {
+    if (lists_ends) {  // the rule of transformers, without its regular expressions
+      const bool is_whole = name.ends_with('.');
+      return module.ends_with(name) || (module + ".").starts_with(is_whole ? name : name + ".");
+    }
+    // A module's name or dotted parts of it: "lm_head", "mlp", "layers.0".
     return dotted(module).find(dotted(name)) != std::string::npos;
   });
 }

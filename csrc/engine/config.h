@@ -58,6 +58,7 @@ struct ModelConfig {
   bool is_ternary_artifact = false;        // float masters whose linear layers run as ternary
   PackedScale packed = PackedScale::none;  // or packed weights of transformers' BitNet
   std::vector<std::string> not_converted;  // modules of the blocks that stay float
+  bool lists_ends = false;                 // entries are starts or ends of names, not parts of them
 
   // Whether the linear layer called `module` of a ternary model is ternary.
   bool is_converted(const std::string& module) const;

@@ -153,6 +153,7 @@ void read_bitnet(const HfReader& reader, const Json& json, ModelConfig& config) 
     config.subln_eps = static_cast<float>(reader.number_or(json, "rms_norm_eps", 1e-6));
   }
   read_not_converted(reader, json, config);
+  config.lists_ends = true;
 }
 
 void read_quantization(const HfReader& reader, ModelConfig& config) {

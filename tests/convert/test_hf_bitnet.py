@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitNetConfig, BitNetForCausalLM
 from transformers.integrations.bitnet import AutoBitLinear, BitLinear, pack_weights
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from tests.convert.tiny_models import (
     UNEVEN,
@@ -20,6 +21,7 @@ from tests.convert.tiny_models import (
     edit_json,
     save_tiny_artifact,
     save_tiny_directory,
+    tiny_model,
 )
 from wrinklefree.convert.agreement import verify_logits
 from wrinklefree.convert.hf_source import HfSource
@@ -313,3 +315,30 @@ def test_a_packed_matrix_without_scale_or_with_a_fourth_code(
         HfSource(packed)
     with pytest.raises(Exception, match="has no weight_scale"):
         LLM(packed)
+
+
+@pytest.mark.parametrize(
+    "entry", ["mlp", "layers.0", "model.layers.0", "model.layers.1.mlp.", "v_proj", "proj", ""]
+)
+def test_which_projections_stay_float_is_decided_as_in_transformers(
+    tokenizer: Path, tmp_path: Path, entry: str
+) -> None:
+    source = save_tiny_directory(tmp_path / "masters", tokenizer, tiny_model())
+    quantization = {
+        "quant_method": "bitnet",
+        "linear_class": "autobitlinear",
+        "quantization_mode": "online",
+        "modules_to_not_convert": ["lm_head", entry],
+    }
+    edit_json(source / "config.json", quantization_config=quantization)
+    opened = HfSource(source)
+    projections = {name for name in opened.names if "_proj." in name}
+    wanted = {
+        name
+        for name in projections
+        if should_convert_module(name.removesuffix(".weight"), ["lm_head", entry])
+    }
+    assert {name for name in projections if opened.is_ternary(name)} == wanted
+    sizes = sum(int(np.prod(opened.shape(name))) for name in wanted)
+    with LLM(source) as llm:
+        assert llm.info["ternary_parameters"] == sizes

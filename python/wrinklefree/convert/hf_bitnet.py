@@ -78,7 +78,7 @@ class BitnetQuantization:
         """transformers' rule without its regular expressions: an entry is the start of a module's
         name up to a dot, or its end."""
         return any(
-            module == entry or module.startswith(f"{entry}.") or module.endswith(entry)
+            f"{module}.".startswith(f"{entry.removesuffix('.')}.") or module.endswith(entry)
             for entry in self.modules_to_not_convert or ()
         )
 
