@@ -204,6 +204,11 @@ ModelConfig read_hf_config(const Json& json, const std::string& path) {
   config.intermediate = reader.integer("intermediate_size");
   config.layers = reader.integer("num_hidden_layers");
   config.heads = reader.integer("num_attention_heads");
+  if (type == "bitnet") {  // its class has other defaults than Llama's
+    for (const char* key : {"num_key_value_heads", "tie_word_embeddings"}) {
+      if (reader.member(key) == nullptr) reader.fail(std::string("'") + key + "' is missing");
+    }
+  }
   config.kv_heads = reader.integer_or("num_key_value_heads", config.heads);
   if (reader.member("head_dim") == nullptr &&
       (config.heads < 1 || config.hidden % config.heads != 0)) {

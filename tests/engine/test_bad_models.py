@@ -64,6 +64,8 @@ BITNET = {"quant_method": "bitnet", "linear_class": "autobitlinear"}
         ({"model_type": "gpt2"}, "model_type 'gpt2' is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"hidden_size": None}, "'hidden_size' is missing"),
+        ({"model_type": "bitnet", "num_key_value_heads": None}, "'num_key_value_heads' is missing"),
+        ({"model_type": "bitnet", "tie_word_embeddings": None}, "'tie_word_embeddings' is missing"),
         ({"hidden_size": "64"}, "must be an integer"),
         ({"hidden_size": 0}, "hidden size is 0"),
         ({"hidden_size": 65}, "has the shape"),
