@@ -20,7 +20,7 @@ import click
 
 from machine import Commands, Machine
 
-SEARCHED_RATES = ("3e-5", "1e-4", "3e-4")
+SEARCHED_RATES = ("3e-5", "1e-4", "3e-4", "1e-3")
 HELD_OUT = 300  # training rows that choose the learning rate
 EVALUATIONS = 6  # points of a learning curve
 
@@ -31,33 +31,42 @@ LOOP = (
 )
 DISTILL = {
     "ce_weight": "1",
-    "kd_weight": "2",
-    "kd_tau": "2",
+    "kd_weight": "1",
+    "kd_tau": "1",
     "layerwise_weight": ".2",
+    "gamma": "0",
     "cache_teacher": "false",
 }
-STAGE_1_9_SHARE = 2 / 3  # of a student's steps
+SOLVED = ("calibration_rows=256",)
+ALL_TOKENS = ("kd_positions=all",)
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A student's recipe: settings of its stages that differ from those above."""
+    """A student's recipe: settings of stage 3, and of stage 1.9 where it has a share of the steps,
+    that differ from those above. It starts from the teacher's weights, or from those of BASE."""
 
     name: str
+    distill: tuple[str, ...] = (*SOLVED, *ALL_TOKENS)
+    layerwise: tuple[str, ...] = ()
+    share: float = 0.0
     calibration: str = "least_squares"
-    layerwise: tuple[str, ...] = ("lambda_ramp=.6",)
-    distill: tuple[str, ...] = ("gamma=0",)
-    share: float = STAGE_1_9_SHARE
+    starts_from_base: bool = False
 
 
 STUDENT = Variant("student")
 ABLATIONS = (
-    Variant("unit gains", calibration="unit"),
-    Variant("without stage 1.9", distill=("gamma=0", "lambda_ramp=.4"), share=0.0),
-    Variant("solved weights", layerwise=("calibration_rows=256",)),
-    Variant("gamma 1e3", distill=("gamma=1e3",)),
-    Variant("gamma 1e4", distill=("gamma=1e4",)),
-    Variant("gamma 1e5", distill=("gamma=1e5",)),
+    Variant("from BASE", starts_from_base=True),
+    Variant("KL at the answer", SOLVED),
+    Variant("rounded weights", ("lambda_ramp=.4", *ALL_TOKENS)),
+    Variant("rounded, unit gains", ("lambda_ramp=.4", *ALL_TOKENS), calibration="unit"),
+    Variant("stage 1.9", ALL_TOKENS, layerwise=(*SOLVED, *ALL_TOKENS), share=2 / 3),
+    Variant(
+        "rounded, stage 1.9", ALL_TOKENS, layerwise=("lambda_ramp=.6", *ALL_TOKENS), share=2 / 3
+    ),
+    Variant("gamma 1e3", (*SOLVED, *ALL_TOKENS, "gamma=1e3")),
+    Variant("gamma 1e4", (*SOLVED, *ALL_TOKENS, "gamma=1e4")),
+    Variant("gamma 1e5", (*SOLVED, *ALL_TOKENS, "gamma=1e5")),
 )
 
 
@@ -94,33 +103,34 @@ class Study:
         return out, (self._train("bitnet_sft", self.base, out, lr, seed, self.steps),)
 
     def student(self, variant: Variant, teacher: Path, lr: str, seed: int) -> tuple[Path, Commands]:
-        name = f"{variant.name.replace(' ', '-')}-lr{lr}-seed{seed}"
+        words = variant.name.replace(",", "").split()
+        name = f"{'-'.join(words)}-lr{lr}-seed{seed}"
         first, middle, out = (self.out / f"{name}{end}" for end in ("-s1", "-s19", ""))
+        start = self.base if variant.starts_from_base else str(teacher)
         commands: list[Sequence[str]] = [
             (
-                *("wf-train", "training=stage1_subln", f"model.path={self.base}", f"out={first}"),
+                *("wf-train", "training=stage1_subln", f"model.path={start}", f"out={first}"),
                 *(*self._data(), f"training.calibration={variant.calibration}"),
             )
         ]
-        distill = (
-            f"training.teacher={teacher}",
-            *(f"training.{k}={v}" for k, v in DISTILL.items()),
-        )
+        distill = {**DISTILL, "teacher": str(teacher)}
+
+        def stage(
+            name: str, parent: Path, out: Path, steps: int, changes: tuple[str, ...]
+        ) -> Sequence[str]:
+            settings = distill | dict(change.split("=") for change in changes)
+            return (
+                *self._train(name, str(parent), out, lr, seed, steps),
+                *(f"training.{key}={value}" for key, value in settings.items()),
+            )
+
         parent, num_middle = first, round(variant.share * self.steps)
         if num_middle:
-            settings = (*distill, *(f"training.{setting}" for setting in variant.layerwise))
             parent = middle
-            commands.append(
-                (
-                    *self._train("stage1_9_layerwise", str(first), middle, lr, seed, num_middle),
-                    *(*settings, "training.schedule=constant"),
-                )
-            )
-        settings = (*distill, *(f"training.{setting}" for setting in variant.distill))
+            changes = (*variant.layerwise, "schedule=constant")
+            commands.append(stage("stage1_9_layerwise", first, middle, num_middle, changes))
         last = self.steps - num_middle
-        commands.append(
-            (*self._train("stage3_distill", str(parent), out, lr, seed, last), *settings)
-        )
+        commands.append(stage("stage3_distill", parent, out, last, variant.distill))
         return out, tuple(commands)
 
     def result(self, out: Path) -> Result:
@@ -231,7 +241,7 @@ def judge(
     missing = [path for path in paths if not scores_of(path).exists()]
     commands = [
         ("wf-eval", str(path), "--tasks", study.task, "--data", str(data), "--json")
-        + (("--teacher", str(teacher)) if path != teacher else ())
+        + (("--teacher", str(teacher), "--backend", "engine") if path != teacher else ())
         for path in missing
     ]
     outputs = machine.map((command,) for command in commands)

@@ -13,8 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from wrinklefree.engine import LLM, SamplingParams
+from wrinklefree.engine.prompt_cache import num_shared
 from wrinklefree.serve.native import NativeModel
-from wrinklefree.serve.prefix_cache import MIN_SHARED, PrefixCache, num_shared
+from wrinklefree.serve.prefix_cache import MIN_SHARED, PrefixCache
 
 
 class Sizes:

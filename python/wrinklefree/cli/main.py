@@ -36,4 +36,4 @@ class LazyGroup(Group):
 @version_option("wf")
 @verbose_option
 def main() -> None:
-    """1.58-bit language models: wf-train, wf-convert, wf-serve and wf-eval do the work."""
+    """1.58-bit language models: wf-train, wf-convert, wf-eval, wf-serve and wf-chat do the work."""

@@ -6,9 +6,6 @@ import logging
 import os
 import signal
 import socket
-import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wrinklefree.cli.command import Command, verbose_option, version_option
+from wrinklefree.cli.loading import loading_line
 from wrinklefree.errors import UsageError, WrinklefreeError
 
 if TYPE_CHECKING:
@@ -162,17 +160,6 @@ def load(model: Path, *, threads: int | None, context: int | None, kv_cache: KvC
         )
         list(importing)  # raises what an import did
     return llm
-
-
-def loading_line() -> Callable[[int, int], None]:
-    """Tells a terminal how far a load is, if it takes more than a second."""
-    began = time.perf_counter()
-
-    def show(done: int, total: int) -> None:
-        if sys.stderr.isatty() and time.perf_counter() - began > 1:
-            click.echo(f"\rloading {done / total:4.0%}", err=True, nl=done == total)
-
-    return show
 
 
 def run(llm: LLM, settings: Settings, listener: socket.socket) -> None:

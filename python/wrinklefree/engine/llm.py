@@ -17,6 +17,7 @@ from wrinklefree import _engine
 from wrinklefree.engine.detokenize import StopMatcher, StreamDecoder
 from wrinklefree.engine.logprobs import target_logprobs
 from wrinklefree.engine.lookup import PromptLookup
+from wrinklefree.engine.prompt_cache import PromptCache
 from wrinklefree.engine.results import Completion, SamplingParams, Score, Timings
 from wrinklefree.engine.tokenizer import Tokenizer
 from wrinklefree.errors import FormatError, UsageError, WrinklefreeError
@@ -103,7 +104,9 @@ class LLM:
         guessed from the text so far and checked in one step: the same tokens, sooner where the
         answer repeats its prompt. Raises UsageError when the prompt fills the context.
         """
-        run = _Generation(self, self._ids(prompt), max_tokens, sampling, stop, prompt_lookup)
+        run = Generation(
+            self, self._ids(prompt), max_tokens, sampling, stop=stop, prompt_lookup=prompt_lookup
+        )
         text = "".join(run.deltas())
         return run.completion(text)
 
@@ -118,7 +121,8 @@ class LLM:
     ) -> Iterator[str]:
         """As `generate`, piece by piece; a character is never split. Joined it is the same text."""
         ids = self._ids(prompt)
-        return _Generation(self, ids, max_tokens, sampling, stop, prompt_lookup).deltas()
+        run = Generation(self, ids, max_tokens, sampling, stop=stop, prompt_lookup=prompt_lookup)
+        return run.deltas()
 
     def chat(
         self,
@@ -237,8 +241,9 @@ class LLM:
             yield block, output.logits
 
 
-class _Generation:
-    """One run of `generate` or `stream`."""
+class Generation:
+    """One run of `generate` or `stream`. With a `cache`, tokens that are in it are not computed
+    again, and it holds this text afterwards."""
 
     def __init__(
         self,
@@ -246,8 +251,10 @@ class _Generation:
         prompt: list[int],
         max_tokens: int,
         sampling: SamplingParams,
-        stop: Sequence[str],
-        prompt_lookup: int,
+        *,
+        stop: Sequence[str] = (),
+        prompt_lookup: int = 0,
+        cache: PromptCache | None = None,
     ) -> None:
         if max_tokens < 1:
             raise UsageError(f"max_tokens must be at least 1, not {max_tokens}")
@@ -270,6 +277,8 @@ class _Generation:
             self._sampler.observe(prompt)
         self._llm = llm
         self._prompt = prompt
+        self._cache = cache
+        self.num_cached = 0
         self._max_tokens = max_tokens
         self._decoder = StreamDecoder(llm.tokenizer)
         self._matcher = StopMatcher(stop)
@@ -284,16 +293,27 @@ class _Generation:
 
     def deltas(self) -> Iterator[str]:
         """Generates; each piece of text as soon as it is certain."""
+        if self._cache is None:
+            # The last sampled token is never an input, so the sequence holds one less.
+            sequence = self._llm._sequence(len(self._prompt) + self._max_tokens - 1)
+            yield from self._deltas(sequence, self._prompt)
+            return
+        self.num_cached = self._cache.begin(self._prompt)
+        try:
+            yield from self._deltas(self._cache.sequence, self._prompt[self.num_cached :])
+        finally:
+            computed = self._cache.sequence.length
+            self._cache.tokens = (self._prompt + self._ids)[:computed]
+
+    def _deltas(self, sequence: _engine.Sequence, prompt: list[int]) -> Iterator[str]:
         eos_ids = frozenset(self._llm.tokenizer.eos_ids)
-        # The last sampled token is never an input, so the cache holds one less.
-        sequence = self._llm._sequence(len(self._prompt) + self._max_tokens - 1)
-        inputs, drafts = self._prompt, 0
+        inputs, drafts = prompt, 0
         while len(self._ids) < self._max_tokens:
             item = _engine.StepItem(sequence, inputs, self._sampler, drafts=drafts)
             start = time.perf_counter()
             samples = self._llm._step(item).samples
             elapsed = time.perf_counter() - start
-            if inputs is self._prompt:
+            if inputs is prompt:
                 self._prompt_s = elapsed
             else:
                 self._decode_s += elapsed

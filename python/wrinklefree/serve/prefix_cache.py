@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from wrinklefree.engine.prompt_cache import num_shared
 from wrinklefree.serve.model import ServedModel
 
 # Shorter beginnings are not worth a page of their own.
 MIN_SHARED = 8
-_STRIDE = 64  # tokens compared at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +73,3 @@ class PrefixCache:
         self.num_bytes = sum(entry.num_bytes for entry in self._entries)
         while self.num_bytes > self.max_bytes:
             self.num_bytes -= self._entries.pop(0).num_bytes
-
-
-def num_shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """Tokens that both lists begin with."""
-    limit, done = min(len(a), len(b)), 0
-    while done < limit and a[done : done + _STRIDE] == b[done : done + _STRIDE]:
-        done += _STRIDE
-    while done < limit and a[done] == b[done]:
-        done += 1
-    return min(done, limit)

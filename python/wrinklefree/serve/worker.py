@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wrinklefree.engine import SamplingParams
+from wrinklefree.engine.prompt_cache import num_shared
 from wrinklefree.serve.errors import bad_request, overloaded, shutting_down
 from wrinklefree.serve.generation import FinishReason, Generation, Prompt
 from wrinklefree.serve.metrics import Metrics
 from wrinklefree.serve.model import ServedModel, Token, Work
-from wrinklefree.serve.prefix_cache import MIN_SHARED, Prefix, PrefixCache, num_shared
+from wrinklefree.serve.prefix_cache import MIN_SHARED, Prefix, PrefixCache
 from wrinklefree.serve.settings import Settings
 
 log = logging.getLogger("wrinklefree.serve")

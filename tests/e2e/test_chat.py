@@ -1,0 +1,163 @@
+"""wf-chat, typed at a terminal and fed by a pipe."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wrinklefree import LLM
+from wrinklefree.cli.chat import printable
+from wrinklefree.engine import SamplingParams
+
+COMMAND = Path(sys.executable).with_name("wf-chat")
+TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def model(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("chat") / "model"
+    shutil.copytree(data_dir / "stories260k_hf", path)
+    (path / "chat_template.jinja").write_text(TEMPLATE)
+    return path
+
+
+class Terminal:
+    """A program at a terminal, with what it has shown."""
+
+    def __init__(self, *arguments: object, state: Path) -> None:
+        self._main, side = pty.openpty()
+        self.process = subprocess.Popen(
+            [COMMAND, *map(str, arguments)],
+            stdin=side,
+            stdout=side,
+            stderr=side,
+            env={**os.environ, "XDG_STATE_HOME": str(state), "TERM": "xterm"},
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(side)
+        self.shown = ""
+
+    def type(self, text: str) -> None:
+        os.write(self._main, text.encode())
+
+    def wait_for(self, pattern: str) -> str:
+        """Shows until `pattern` is there; returns that and what came before, and forgets it."""
+        end = time.monotonic() + SECONDS
+        while (found := re.search(pattern, self.shown)) is None:
+            assert time.monotonic() < end, self.shown
+            if select.select([self._main], [], [], 0.2)[0]:
+                try:
+                    self.shown += os.read(self._main, 65536).decode("utf-8", "replace")
+                except OSError:  # the program has ended
+                    break
+        assert found is not None, self.shown
+        seen, self.shown = self.shown[: found.end()], self.shown[found.end() :]
+        return seen
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._main)
+
+
+@pytest.fixture
+def terminal(model: Path, tmp_path: Path) -> Iterator[Terminal]:
+    opened = Terminal(model, "--temperature", 0, "--max-tokens", 20, state=tmp_path / "state")
+    yield opened
+    opened.close()
+
+
+def test_a_conversation(terminal: Terminal, model: Path, tmp_path: Path) -> None:
+    terminal.wait_for(r"bits per weight.*/help lists commands")
+    terminal.wait_for("> ")
+    terminal.type("Once upon a time\n")
+    terminal.wait_for(r"20 tokens · \d+\.\d tokens/s · first after \d")
+    terminal.type("/retry\n")
+    terminal.wait_for("of them kept")
+    terminal.type("/rety\n")
+    terminal.wait_for(r"no command /rety; did you mean 'retry'\?")
+    terminal.type("/set temperature hot\n")
+    terminal.wait_for("temperature needs a number")
+    terminal.type("/set top_p 7\n")
+    terminal.wait_for("top_p")
+    saved = tmp_path / "chat.jsonl"
+    terminal.type(f"/save {saved}\n")
+    terminal.wait_for("saved in")
+    terminal.type("\x04")
+    assert terminal.process.wait(SECONDS) == 0
+    messages = json.loads(saved.read_text())["messages"]
+    with LLM(model) as llm:
+        wanted = llm.chat(messages[:1], max_tokens=20, sampling=SamplingParams(temperature=0)).text
+    assert messages == [
+        {"role": "user", "content": "Once upon a time"},
+        {"role": "assistant", "content": wanted},
+    ]
+    history = (tmp_path / "state" / "wrinklefree" / "chat_history").read_text()
+    assert "Once upon a time" in history
+
+
+def test_ctrl_c_stops_the_answer_alone(terminal: Terminal) -> None:
+    terminal.wait_for("> ")
+    terminal.type("/set max_tokens 400\n")
+    terminal.wait_for("> ")
+    terminal.type("Once upon a time\n")
+    terminal.wait_for(r"\n.*[a-z]{3}")
+    terminal.type("\x03")
+    terminal.wait_for("stopped|400 tokens")
+    terminal.type("/set\n")
+    terminal.wait_for("max_tokens 400")
+    terminal.type("/quit\n")
+    assert terminal.process.wait(SECONDS) == 0
+
+
+def piped(model: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [COMMAND, str(model), "--temperature", "0", "--max-tokens", "12", *options]
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=SECONDS)
+
+
+def test_piped_lines_get_answers_alone(model: Path) -> None:
+    done = piped(model, "Once upon a time\n\nWhy?\n")
+    assert done.returncode == 0, done.stderr
+    with LLM(model) as llm:
+        messages, wanted = [], ""
+        for text in ("Once upon a time", "Why?"):
+            messages.append({"role": "user", "content": text})
+            greedy = SamplingParams(temperature=0)
+            answer = llm.chat(messages, max_tokens=12, sampling=greedy).text
+            messages.append({"role": "assistant", "content": answer})
+            wanted += f"{answer}\n"
+    assert done.stdout == wanted
+    assert done.stderr == ""
+
+
+def test_the_first_error_of_a_pipe_ends_it(model: Path) -> None:
+    done = piped(model, "/nonsense\nOnce upon a time\n")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no command /nonsense")
+    assert done.stdout == ""
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    done = piped(tmp_path / "none", "Hello\n")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no model at")
+
+
+def test_a_terminal_obeys_no_model() -> None:
+    assert printable("a\x1b[2Jb\x07\r\x9bc") == "a\ufffd[2Jb\ufffd\ufffd\ufffdc"
+    assert printable("é\n\t👩‍💻") == "é\n\t👩‍💻"
