@@ -37,7 +37,7 @@ DISTILL = {
     "gamma": "0",
     "cache_teacher": "false",
 }
-SOLVED = ("calibration_rows=256",)
+SOLVED = ("calibration_rows=1024",)
 ALL_TOKENS = ("kd_positions=all",)
 
 
@@ -47,7 +47,7 @@ class Variant:
     that differ from those above. It starts from the teacher's weights, or from those of BASE."""
 
     name: str
-    distill: tuple[str, ...] = (*SOLVED, *ALL_TOKENS)
+    distill: tuple[str, ...] = SOLVED
     layerwise: tuple[str, ...] = ()
     share: float = 0.0
     calibration: str = "least_squares"
@@ -56,17 +56,16 @@ class Variant:
 
 STUDENT = Variant("student")
 ABLATIONS = (
+    Variant("256 rows", ("calibration_rows=256",)),
     Variant("from BASE", starts_from_base=True),
-    Variant("KL at the answer", SOLVED),
-    Variant("rounded weights", ("lambda_ramp=.4", *ALL_TOKENS)),
-    Variant("rounded, unit gains", ("lambda_ramp=.4", *ALL_TOKENS), calibration="unit"),
-    Variant("stage 1.9", ALL_TOKENS, layerwise=(*SOLVED, *ALL_TOKENS), share=2 / 3),
-    Variant(
-        "rounded, stage 1.9", ALL_TOKENS, layerwise=("lambda_ramp=.6", *ALL_TOKENS), share=2 / 3
-    ),
-    Variant("gamma 1e3", (*SOLVED, *ALL_TOKENS, "gamma=1e3")),
-    Variant("gamma 1e4", (*SOLVED, *ALL_TOKENS, "gamma=1e4")),
-    Variant("gamma 1e5", (*SOLVED, *ALL_TOKENS, "gamma=1e5")),
+    Variant("KL on all tokens", (*SOLVED, *ALL_TOKENS)),
+    Variant("rounded", ("lambda_ramp=.4",)),
+    Variant("rounded, unit gains", ("lambda_ramp=.4",), calibration="unit"),
+    Variant("stage 1.9", (), layerwise=SOLVED, share=2 / 3),
+    Variant("rounded, stage 1.9", (), layerwise=("lambda_ramp=.6",), share=2 / 3),
+    Variant("gamma 1e3", (*SOLVED, "gamma=1e3")),
+    Variant("gamma 1e4", (*SOLVED, "gamma=1e4")),
+    Variant("gamma 1e5", (*SOLVED, "gamma=1e5")),
 )
 
 
