@@ -21,6 +21,7 @@ from wrinklefree.engine import SamplingParams
 from wrinklefree.errors import WrinklefreeError
 from wrinklefree.serve.app import build_app
 from wrinklefree.serve.model import ServedModel, Stepped, Token, Work
+from wrinklefree.serve.responses import ModelMeta
 from wrinklefree.serve.settings import Settings
 from wrinklefree.serve.worker import Worker
 
@@ -90,7 +91,16 @@ class ScriptedModel:
             FIRST_WORD + words.index(item) if isinstance(item, bytes) else item for item in script
         ]
         self.context_length = context_length
-        self.facts: dict[str, object] = {"isa": "none"}
+        self.meta = ModelMeta(
+            architecture="none",
+            parameters=1000,
+            ternary_parameters=900,
+            bits_per_weight=1.58,
+            weight_bytes=200,
+            format="script",
+            isa="none",
+            threads=1,
+        )
         self.delay_s = delay_s
         self.endless = endless
         self.fail_at = -1

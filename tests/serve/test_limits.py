@@ -218,7 +218,7 @@ def test_unknown_paths_and_methods_answer_in_openais_shape(ok_server: Any) -> No
         (ok_server.http.get("/v1/embeddings"), 404),
         (ok_server.http.get("/v1/completions"), 405),
         (ok_server.http.get("/docs"), 404),
-        (ok_server.http.get("/openapi.json"), 404),
+        (ok_server.http.get("/redoc"), 404),
     ]:
         assert answer.status_code == status
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}

@@ -19,6 +19,7 @@ from wrinklefree.serve.grammar import Grammars
 from wrinklefree.serve.guard import Guard
 from wrinklefree.serve.job import Job
 from wrinklefree.serve.model import ServedModel
+from wrinklefree.serve.openapi import openapi
 from wrinklefree.serve.page import chat_page
 from wrinklefree.serve.prompts import check_ids, generation_makers, grammar_of, prompts_of
 from wrinklefree.serve.protocol import (
@@ -30,6 +31,7 @@ from wrinklefree.serve.protocol import (
     parse,
 )
 from wrinklefree.serve.replies import ChatReply, Reply, TextReply
+from wrinklefree.serve.request_log import RequestLog
 from wrinklefree.serve.responses import Detokenized, Model, ModelList, Tokenized
 from wrinklefree.serve.settings import Settings
 from wrinklefree.serve.worker import Worker
@@ -48,10 +50,12 @@ def build_app(model: ServedModel, settings: Settings) -> FastAPI:
         yield
         await asyncio.to_thread(worker.stop)
 
-    # The interactive documentation of FastAPI loads scripts from elsewhere: off.
-    app = FastAPI(title="wrinklefree", lifespan=lifespan, openapi_url=None)
+    # FastAPI sees no models of the bodies, which are parsed by hand, and its interactive
+    # documentation loads scripts from elsewhere: both off.
+    app = FastAPI(lifespan=lifespan, openapi_url=None)
     app.state.worker = worker
     app.add_middleware(Guard, settings=settings)
+    app.add_middleware(RequestLog)  # the last one added is the first to be passed
     _add_error_handlers(app)
     _add_status_routes(app, model, settings, worker)
     _add_generation_routes(app, model, settings, worker)
@@ -71,22 +75,19 @@ def _add_error_handlers(app: FastAPI) -> None:
             error.status_code, reason or "bad request", headers=error.headers
         ).response()
 
-    @app.exception_handler(Exception)
-    async def unexpected(_: Request, __: Exception) -> Response:
-        return ApiError(500, "internal error; see the server's log").response()
-
 
 def _add_status_routes(
     app: FastAPI, model: ServedModel, settings: Settings, worker: Worker
 ) -> None:
     page = chat_page()
+    description = openapi(settings)
     entry = Model(
         id=settings.model_name,
         object="model",
         created=int(time.time()),
         owned_by="wrinklefree",
         context_length=model.context_length,
-        facts=model.facts,
+        meta=model.meta,
     )
 
     @app.get("/")
@@ -100,6 +101,10 @@ def _add_status_routes(
         if worker.is_ready:
             return JSONResponse({"status": "ok"})
         return JSONResponse({"status": "unavailable"}, status_code=503)
+
+    @app.get("/openapi.json")
+    async def describe() -> Response:
+        return JSONResponse(description)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -128,6 +133,7 @@ def _add_generation_routes(
         grammar = await asyncio.to_thread(grammar_of, grammars, asked)
         makers = generation_makers(model, asked, prompts, grammar)
         job = Job(worker, makers, num_prompt_tokens=sum(map(len, prompts)))
+        request.state.job = job  # for the log
         head = (settings.model_name, model.tokenizer, asked.alternatives)
         reply: Reply = TextReply(*head)
         if isinstance(asked, ChatRequest):

@@ -41,6 +41,11 @@ class Job:
         return post
 
     @property
+    def num_completion_tokens(self) -> int:
+        """Sampled so far, of all choices together."""
+        return sum(generation.num_generated for generation in self._generations)
+
+    @property
     def is_finished(self) -> bool:
         return len(self.finished) == len(self._generations)
 

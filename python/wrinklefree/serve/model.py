@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wrinklefree.engine import SamplingParams
+from wrinklefree.serve.responses import ModelMeta
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,8 @@ class ServedModel(Protocol):
     @property
     def context_length(self) -> int: ...
     @property
-    def facts(self) -> dict[str, object]:
-        """What /v1/models tells about the model: bits per weight, ISA, threads."""
+    def meta(self) -> ModelMeta:
+        """What /v1/models tells about the model."""
 
     def chat_ids(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()

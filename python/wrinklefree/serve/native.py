@@ -13,17 +13,7 @@ from wrinklefree.engine import LLM, SamplingParams, Tokenizer
 from wrinklefree.engine.chat_template import chat_ids
 from wrinklefree.engine.logprobs import target_logprobs, top_logprobs
 from wrinklefree.serve.model import Stepped, Token, Work
-
-# What /v1/models tells of the many things the engine knows about a model.
-FACTS = (
-    "architecture",
-    "total_parameters",
-    "ternary_parameters",
-    "bits_per_weight",
-    "weight_bytes",
-    "isa",
-    "threads",
-)
+from wrinklefree.serve.responses import ModelMeta
 
 
 @dataclass(slots=True)
@@ -40,7 +30,16 @@ class NativeModel:
         self._llm = llm
         self.tokenizer: Tokenizer = llm.tokenizer
         self.context_length: int = llm.info["context_length"]
-        self.facts: dict[str, object] = {name: llm.info[name] for name in FACTS}
+        self.meta = ModelMeta(
+            architecture=llm.info["architecture"],
+            parameters=llm.info["total_parameters"],
+            ternary_parameters=llm.info["ternary_parameters"],
+            bits_per_weight=llm.info["bits_per_weight"],
+            weight_bytes=llm.info["weight_bytes"],
+            format=llm.info["source"],
+            isa=llm.info["isa"],
+            threads=llm.info["threads"],
+        )
 
     def chat_ids(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()

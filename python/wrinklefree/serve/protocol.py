@@ -9,13 +9,17 @@ import json
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from wrinklefree.errors import nearest
 from wrinklefree.serve.errors import ApiError, bad_request
@@ -46,7 +50,8 @@ UNSUPPORTED = frozenset(
 
 MAX_STOPS = 4
 MAX_STOP_CHARS = 256
-MAX_CHOICES = 16
+MAX_CHOICES = 8
+MAX_PROMPTS = 16
 MAX_REGEX_CHARS = 4096
 MAX_TOOLS = 128
 INT32_MAX = 2**31 - 1
@@ -61,9 +66,13 @@ EXPECTED = {
     "logit_bias": "an object that maps token ids to numbers from -100 to 100",
 }
 
+# The engine's floats have 32 bits, in which 1e-50 is 0 and 0.99999999 is 1.
+Share = Annotated[float, Field(gt=0, le=1), AfterValidator(lambda p: max(p, 1e-30))]
+MinShare = Annotated[float, Field(ge=0, lt=1), AfterValidator(lambda p: min(p, 1 - 2**-24))]
 TokenId = Annotated[int, Field(ge=0, le=INT32_MAX)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 TokenCount = Annotated[int, Field(ge=1, le=INT32_MAX)]
@@ -79,6 +88,19 @@ class _Body(BaseModel):
         if isinstance(data, dict):
             return {name: value for name, value in data.items() if value is not None}
         return data
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        for name, field in schema["properties"].items():
+            if name not in schema.get("required", ()) and {"type": "null"} not in field.get(
+                "anyOf", ()
+            ):
+                default = {"default": field.pop("default")} if "default" in field else {}
+                schema["properties"][name] = {"anyOf": [field, {"type": "null"}], **default}
+        return schema
 
 
 class StreamOptions(_Body):
@@ -110,7 +132,9 @@ class FunctionCall(_Body):
         return arguments
 
 
-class ToolCall(_Body):
+class PastToolCall(_Body):
+    """A call in an earlier answer."""
+
     id: CallId
     type: Literal["function"]
     function: FunctionCall
@@ -119,7 +143,7 @@ class ToolCall(_Body):
 class Message(_Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] = ""
-    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] = []
+    tool_calls: Annotated[list[PastToolCall], Field(max_length=MAX_TOOLS)] = []
     tool_call_id: CallId | None = None
 
     @model_validator(mode="after")
@@ -236,21 +260,14 @@ class GenerationRequest(_Body):
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] = []
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: Share = 1.0
     top_k: Annotated[int, Field(ge=0, le=INT32_MAX)] = 0
-    min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    min_p: MinShare = 0.0
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=1024)] = {}
+    logit_bias: Annotated[dict[TokenKey, Bias], Field(max_length=1024)] = {}
     response_format: ResponseFormat = TextFormat(type="text")
     max_tokens: TokenCount | None = None
-
-    @field_validator("logit_bias")
-    @classmethod
-    def _keys_are_token_ids(cls, bias: dict[str, float]) -> dict[str, float]:
-        if not all(key.isascii() and key.isdigit() and len(key) <= 10 for key in bias):
-            raise ValueError("keys must be token ids")
-        return bias
 
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> GenerationRequest:
@@ -348,8 +365,8 @@ class CompletionRequest(GenerationRequest):
 
     @model_validator(mode="after")
     def _choices_are_few(self) -> CompletionRequest:
-        if len(self.prompts) * self.n > MAX_CHOICES:
-            raise ValueError(f"prompt: prompts times n must be at most {MAX_CHOICES}")
+        if len(self.prompts) * self.n > MAX_PROMPTS:
+            raise ValueError(f"prompt: prompts times n must be at most {MAX_PROMPTS}")
         return self
 
     @property

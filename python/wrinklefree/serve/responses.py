@@ -6,7 +6,7 @@ because OpenAI's clients tell the two apart (`usage: null` in the chunks of a st
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -112,7 +112,6 @@ class TextChoice(BaseModel):
 
 class _Body(BaseModel):
     id: str
-    object: str
     created: int
     model: str
     usage: Usage | None = None
@@ -120,15 +119,31 @@ class _Body(BaseModel):
 
 
 class ChatCompletion(_Body):
+    object: Literal["chat.completion"]
     choices: list[ChatChoice]
 
 
 class ChatChunk(_Body):
+    object: Literal["chat.completion.chunk"]
     choices: list[ChatChunkChoice]
 
 
 class TextCompletion(_Body):
+    object: Literal["text_completion"]
     choices: list[TextChoice]
+
+
+class ModelMeta(BaseModel):
+    """What the engine knows of the model; bits are means over all weights."""
+
+    architecture: str
+    parameters: int
+    ternary_parameters: int
+    bits_per_weight: float
+    weight_bytes: int
+    format: str
+    isa: str
+    threads: int
 
 
 class Model(BaseModel):
@@ -139,12 +154,16 @@ class Model(BaseModel):
     created: int
     owned_by: str
     context_length: int
-    facts: dict[str, Any]
+    meta: ModelMeta
 
 
 class ModelList(BaseModel):
     object: Literal["list"]
     data: list[Model]
+
+
+class Health(BaseModel):
+    status: Literal["ok", "unavailable"]
 
 
 class Tokenized(BaseModel):
