@@ -15,7 +15,8 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from wrinklefree.cli.serve import loading_line, main
+from wrinklefree.cli.loading import loading_line
+from wrinklefree.cli.serve import main
 
 COMMAND = [sys.executable, "-c", "from wrinklefree.cli.serve import main; main()"]
 
