@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from wrinklefree import plots
+from wrinklefree.cli.bench_serve import serve
 from wrinklefree.cli.bench_train import train
 from wrinklefree.cli.command import Command, Group
 from wrinklefree.errors import UsageError
@@ -27,9 +28,10 @@ SHAPES = {"smollm2-135m": ("SMOLLM2", "Q4_0", "Q8_0"), "2b-4t": ("BITNET", "TQ2_
 
 @click.group(cls=Group)
 def bench() -> None:
-    """Measure the engine and the trainer on this machine."""
+    """Measure the engine, the trainer and servers."""
 
 
+bench.add_command(serve)
 bench.add_command(train)
 
 
