@@ -79,7 +79,8 @@ async def _bench(
     urls: Sequence[str], load: Load, api_key: str | None, progress: Callable[[str], object]
 ) -> list[dict[str, Any]]:
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    limits = httpx.Limits(max_connections=max(load.concurrencies))
+    # A connection for each request: some servers close idle ones just when the next is sent.
+    limits = httpx.Limits(max_connections=max(load.concurrencies), max_keepalive_connections=0)
     pools = {(url, users): _Pool() for users in load.concurrencies for url in urls}
     prompts = load.prompts()
     alone: dict[str, list[str]] = {}
