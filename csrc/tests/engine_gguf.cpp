@@ -289,6 +289,7 @@ TEST_F(Gguf, Offsets) {
   }
   Parts tl2;  // 5 bits for 3 weights, where MXFP4 has 17 bytes for 32
   tl2.tensors = tensor("a", {96, 32}, 39, 0) + tensor("b", {5}, 0, 640);
+  tl2.data_bytes = 2048;
   refuse(tl2, "bitnet.cpp uses it for TL2");
 }
 
