@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -136,14 +137,25 @@ def test_a_megabyte_of_prompt_is_refused_quickly(server: Any) -> None:
     assert time.process_time() - began < 5
 
 
-def test_64_streams_at_once(server: Any) -> None:
-    with ThreadPoolExecutor(64) as pool:
-        futures = [
-            pool.submit(server.chat, stream=True, max_tokens=20, seed=i % 2) for i in range(64)
-        ]
-        answers = [future.result() for future in futures]
-    assert all(answer.status_code == 200 for answer in answers)
-    assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers)
+@pytest.mark.parametrize("num_streams", [64, 200])
+def test_many_streams_say_what_each_says_alone(server: Any, num_streams: int) -> None:
+    words = ["One day", "Lily", "The dog", "Once upon a time"]
+
+    def ask(number: int) -> tuple[str, str | None]:
+        answer = server.complete(
+            prompt=words[number % 4], stream=True, max_tokens=20, seed=number % 8
+        )
+        assert answer.status_code == 200, answer.text
+        *events, last = answer.text.removesuffix("\n\n").split("\n\n")
+        assert last == "data: [DONE]"
+        choices = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events]
+        return "".join(choice["text"] for choice in choices), choices[-1]["finish_reason"]
+
+    alone = [ask(number) for number in range(8)]
+    assert len(set(alone)) == 8
+    with ThreadPoolExecutor(num_streams) as pool:
+        together = list(pool.map(ask, range(num_streams)))
+    assert together == [alone[number % 8] for number in range(num_streams)]
     assert server.worker.num_running == server.worker.num_waiting == 0
 
 
