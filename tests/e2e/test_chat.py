@@ -53,7 +53,12 @@ class Terminal:
         self.shown = ""
 
     def type(self, text: str) -> None:
-        os.write(self._main, text.encode())
+        """Keys at the prompt: before it, Ctrl-D would mean nothing."""
+        self.wait_for("> ")
+        self.press(text)
+
+    def press(self, keys: str) -> None:
+        os.write(self._main, keys.encode())
 
     def wait_for(self, pattern: str) -> str:
         """Shows until `pattern` is there; returns that and what came before, and forgets it."""
@@ -84,7 +89,6 @@ def terminal(model: Path, tmp_path: Path) -> Iterator[Terminal]:
 
 def test_a_conversation(terminal: Terminal, model: Path, tmp_path: Path) -> None:
     terminal.wait_for(r"bits per weight.*/help lists commands")
-    terminal.wait_for("> ")
     terminal.type("Once upon a time\n")
     terminal.wait_for(r"20 tokens · \d+\.\d tokens/s · first after \d")
     terminal.type("/retry\n")
@@ -112,12 +116,10 @@ def test_a_conversation(terminal: Terminal, model: Path, tmp_path: Path) -> None
 
 
 def test_ctrl_c_stops_the_answer_alone(terminal: Terminal) -> None:
-    terminal.wait_for("> ")
     terminal.type("/set max_tokens 400\n")
-    terminal.wait_for("> ")
     terminal.type("Once upon a time\n")
     terminal.wait_for(r"\n.*[a-z]{3}")
-    terminal.type("\x03")
+    terminal.press("\x03")
     terminal.wait_for("stopped|400 tokens")
     terminal.type("/set\n")
     terminal.wait_for("max_tokens 400")
