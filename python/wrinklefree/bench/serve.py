@@ -1,8 +1,7 @@
 """A load on OpenAI-compatible servers: time to the first token, between tokens, tokens per second.
 
-Every request has a prompt of its own, so that no server can answer from another's. Texts are
-compared with those that the same server gives when it is asked one at a time: greedy answers
-should not depend on the load.
+Every request has a prompt of its own, so that no server can answer from another's. Those of the
+first round are asked again at the end, one at a time: greedy texts should not depend on the load.
 """
 
 from __future__ import annotations
@@ -34,11 +33,12 @@ class Load:
     max_tokens: int = 64
     rounds: int = 3
 
-    def prompts(self) -> list[str]:
+    def prompts(self, number: int, users: int) -> list[str]:
+        """Of one round and concurrency: they differ from their first characters on."""
         text = PROSE * (1 + (self.prompt_characters + self.requests * 37) // len(PROSE))
         return [
-            f"{number}. {text[number * 37 :][: self.prompt_characters]}"
-            for number in range(self.requests)
+            f"{index}, {number}, {users}. {text[index * 37 :][: self.prompt_characters]}"
+            for index in range(self.requests)
         ]
 
 
@@ -82,21 +82,23 @@ async def _bench(
     # A connection for each request: some servers close idle ones just when the next is sent.
     limits = httpx.Limits(max_connections=max(load.concurrencies), max_keepalive_connections=0)
     pools = {(url, users): _Pool() for users in load.concurrencies for url in urls}
-    prompts = load.prompts()
-    alone: dict[str, list[str]] = {}
+    alone = {key: _Pool() for key in pools}
     async with httpx.AsyncClient(headers=headers, timeout=_TIMEOUT_S, limits=limits) as client:
         models = {url: await _model(client, url) for url in urls}
-        for url in urls:
-            progress(f"{url}: one request at a time")
-            pool = _Pool()
-            await _round(client, url, models[url], prompts, 1, load.max_tokens, pool)
-            _refuse_failures(url, pool)
-            alone[url] = [answer.text for answer in pool.answers]
         for number in range(load.rounds):
             for (url, users), pool in pools.items():
                 progress(f"{url}: {users} at once, round {number + 1} of {load.rounds}")
+                prompts = load.prompts(number, users)
                 await _round(client, url, models[url], prompts, users, load.max_tokens, pool)
-    return [_row(url, users, pool, alone[url]) for (url, users), pool in pools.items()]
+        for (url, users), pool in alone.items():
+            progress(f"{url}: the prompts of {users} at once, one at a time")
+            prompts = load.prompts(0, users)
+            await _round(client, url, models[url], prompts, 1, load.max_tokens, pool)
+            _refuse_failures(url, pool)
+    return [
+        _row(*key, pool, [answer.text for answer in alone[key].answers])
+        for key, pool in pools.items()
+    ]
 
 
 def _refuse_failures(url: str, pool: _Pool) -> None:
@@ -179,13 +181,8 @@ async def _answer(
 def _row(url: str, users: int, pool: _Pool, alone: Sequence[str]) -> dict[str, Any]:
     gaps = [gap for answer in pool.answers for gap in answer.gaps_s]
     firsts = [answer.first_s for answer in pool.answers]
-    rounds = [pool.answers[i : i + len(alone)] for i in range(0, len(pool.answers), len(alone))]
-    equal = [
-        answer.text == text
-        for answers in rounds
-        if len(answers) == len(alone)
-        for answer, text in zip(answers, alone, strict=True)
-    ]
+    # The first round's answers come first; with failures they cannot be told apart.
+    equal = [answer.text == text for answer, text in zip(pool.answers, alone, strict=False)]
     return {
         "url": url,
         "concurrency": users,
