@@ -97,6 +97,7 @@ class ScriptedModel:
             ternary_parameters=900,
             bits_per_weight=1.58,
             weight_bytes=200,
+            vocab_size=self.tokenizer.vocab_size,
             format="script",
             isa="none",
             threads=1,
@@ -105,6 +106,7 @@ class ScriptedModel:
         self.endless = endless
         self.fail_at = -1
         self.num_steps = 0
+        self.num_outputs = 0
         self.conversations: list[tuple[list[Any], list[Any]]] = []  # with their tools
         self.batch_sizes: list[int] = []
         self.slots: deque[ScriptedSlot] = deque(maxlen=4)  # the last ones, for inspection
@@ -138,6 +140,11 @@ class ScriptedModel:
         return (1 << 40) + len(slot.tokens)
 
     @property
+    def head_counts(self) -> tuple[int, int]:
+        """As if three rows of the head were computed exactly for every output."""
+        return self.num_outputs, 3 * self.num_outputs
+
+    @property
     def live_slots(self) -> list[ScriptedSlot]:
         """Slots that the server still holds."""
         self.slots.clear()
@@ -165,6 +172,7 @@ class ScriptedModel:
     def _sample(self, slot: ScriptedSlot) -> Token:
         position = slot.num_sampled % len(self._script) if self.endless else slot.num_sampled
         slot.num_sampled += 1
+        self.num_outputs += 1
         chosen = self._script[position] if position < len(self._script) else EOS
         top = [(chosen, -0.5), (EOS, -1.5), (0, float("-inf"))][: slot.sampling.logprobs or 0]
         return Token(chosen, -0.5, top)

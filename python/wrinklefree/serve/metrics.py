@@ -45,6 +45,11 @@ class Metrics:
         self.prefix_hits = counter("prefix_cache_hits", "Prompt tokens that were there already.")
         self.prefix_bytes = gauge("prefix_cache_bytes", "Keys and values kept for later prompts.")
         self.steps = counter("engine_steps", "Steps of the engine.")
+        self._head_outputs = counter("head_outputs", "Outputs whose logits were screened.")
+        self._head_rows_rescored = counter(
+            "head_rows_rescored", "Rows of the head that were computed exactly for them."
+        )
+        self._head_counts = (0, 0)
         self._time_to_first_token = histogram(
             "time_to_first_token_seconds", "From submission to the first token.", _LONG
         )
@@ -74,6 +79,12 @@ class Metrics:
         if finished.completion_tokens > 1:
             took_s = clock.finished - clock.first_token
             self._time_per_output_token.observe(took_s / (finished.completion_tokens - 1))
+
+    def count_head(self, counts: tuple[int, int]) -> None:
+        """Takes over the model's own counts, see `ServedModel.head_counts`."""
+        before, self._head_counts = self._head_counts, counts
+        self._head_outputs.inc(counts[0] - before[0])
+        self._head_rows_rescored.inc(counts[1] - before[1])
 
     def text(self) -> bytes:
         """The exposition format of Prometheus."""

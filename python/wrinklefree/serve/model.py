@@ -92,5 +92,10 @@ class ServedModel(Protocol):
     def slot_bytes(self, slot: Any) -> int:
         """Memory of a slot's keys and values."""
 
+    @property
+    def head_counts(self) -> tuple[int, int]:
+        """Outputs whose logits were screened by cheap bounds so far, and the rows of the head that
+        were then computed exactly for them."""
+
     def step(self, work: Sequence[Work]) -> Sequence[Stepped]:
         """Runs all of `work` in one batch."""

@@ -36,6 +36,7 @@ class NativeModel:
             ternary_parameters=llm.info["ternary_parameters"],
             bits_per_weight=llm.info["bits_per_weight"],
             weight_bytes=llm.info["weight_bytes"],
+            vocab_size=llm.info["vocab_size"],
             format=llm.info["source"],
             isa=llm.info["isa"],
             threads=llm.info["threads"],
@@ -59,6 +60,10 @@ class NativeModel:
 
     def slot_bytes(self, slot: _Slot) -> int:
         return slot.sequence.nbytes
+
+    @property
+    def head_counts(self) -> tuple[int, int]:
+        return self._llm.model.head_counts
 
     def step(self, work: Sequence[Work]) -> list[Stepped]:
         for item in work:

@@ -141,6 +141,7 @@ class ModelMeta(BaseModel):
     ternary_parameters: int
     bits_per_weight: float
     weight_bytes: int
+    vocab_size: int
     format: str
     isa: str
     threads: int

@@ -200,6 +200,7 @@ class Worker:
                 self._end(generation, "failed")
             return
         self.metrics.steps.inc()
+        self.metrics.count_head(self._model.head_counts)
         self._adapt_chunk(num_prefilled, time.perf_counter() - began)
         for generation, item, result in zip(batch, work, results, strict=True):
             generation.num_fed += min(len(item.tokens), generation.num_unfed)
