@@ -3,8 +3,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <utility>
 
 #include "bindings.h"
 #include "error.h"
@@ -114,6 +117,28 @@ OnProgress python_progress(const py::object& progress) {
   };
 }
 
+const char* layout_name(TernaryLayout layout) { return layout == TernaryLayout::t1 ? "t1" : "t2"; }
+
+// "gguf TQ2_0": where the weights come from and the types of the projections, joined by + with the
+// most frequent first. Those of a file are as stored; an artifact stores ternary ones as floats, so
+// what they became says more: "artifact t2".
+std::string format(const Model& model) {
+  std::map<std::string, int64_t> counts;
+  for (const Matrix* matrix : model.weights().matrices()) {
+    if (matrix->stored_type.empty()) continue;  // the embedding or the head
+    const bool is_named_by_layout = !model.is_gguf() && matrix->is_ternary();
+    const std::string type =
+        is_named_by_layout ? layout_name(matrix->layout()) : matrix->stored_type;
+    counts[type] += matrix->rows() * matrix->columns();
+  }
+  std::vector<std::pair<int64_t, std::string>> types;
+  for (const auto& [type, count] : counts) types.emplace_back(-count, type);
+  std::sort(types.begin(), types.end());
+  std::string text = model.is_gguf() ? "gguf" : "artifact";
+  for (size_t i = 0; i < types.size(); ++i) text += (i == 0 ? " " : "+") + types[i].second;
+  return text;
+}
+
 py::dict info(const PyModel& self) {
   const ModelConfig& config = self.model.config();
   const Weights& weights = self.model.weights();
@@ -133,7 +158,7 @@ py::dict info(const PyModel& self) {
   auto layer_bytes = bytes - static_cast<int64_t>(weights.embedding.bytes());
   if (weights.untied_head) layer_bytes -= static_cast<int64_t>(weights.untied_head->bytes());
   py::dict info;
-  info["source"] = self.model.is_gguf() ? "gguf" : "artifact";
+  info["format"] = format(self.model);
   info["architecture"] = config.architecture;
   info["hidden_size"] = config.hidden;
   info["intermediate_size"] = config.intermediate;
@@ -159,7 +184,7 @@ py::dict info(const PyModel& self) {
   info["bits_per_weight"] = 8.0 * static_cast<double>(bytes) / static_cast<double>(total);
   info["kv_bytes_per_token"] = Sequence::bytes_per_token(config, self.model.kv_type());
   info["isa"] = self.model.kernels().isa;
-  info["layout"] = self.model.layout() == TernaryLayout::t1 ? "t1" : "t2";
+  info["layout"] = layout_name(self.model.layout());
   info["layout_reason"] = self.model.layout_reason();
   info["head"] = self.model.head().is_screened() ? "screened" : "stored";
   info["head_screen_bytes"] = self.model.head().screen_bytes();

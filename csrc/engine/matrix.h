@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "buffer.h"
@@ -30,6 +31,7 @@ class Matrix {
 
   std::vector<float> input_norm;  // gain of an RMS norm on what the matrix reads, or empty
   std::vector<float> bias;        // empty, or one per row
+  std::string stored_type;        // what the file calls it ("TQ2_0", "BF16"), of a projection
 
   // Ternary only: the weight of code 1, and one row of codes.
   void set_scale(float scale) { scale_ = scale; }

@@ -67,6 +67,7 @@ class Loader {
     if (want(module + ".weight")) {
       matrix = source_.matrix(
           {module + ".weight", rows, columns, is_converted, head_dim, options_.layout}, workers_);
+      matrix.stored_type = source_.stored(module + ".weight").type;
       if (matrix.is_ternary() && !options_.act_quant) matrix.read_floats();
     }
     if (config_.subln == Subln::all && is_converted) {

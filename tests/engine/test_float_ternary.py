@@ -83,6 +83,16 @@ def test_the_same_parameters_are_ternary(pair: tuple[Path, Path]) -> None:
     assert file["notes"] == []
 
 
+def test_the_format_tells_all_types(pair: tuple[Path, Path], narrow: Path) -> None:
+    """The most frequent first; of an artifact what its floats became."""
+    artifact, file = map(info, pair)
+    assert artifact["format"] == "artifact t2"
+    assert _engine.Model(str(pair[0]), layout="t1").info["format"] == "artifact t1"
+    is_uneven = file["hidden_size"] != NARROW["hidden_size"]
+    assert file["format"] == ("gguf Q4_0+F16" if is_uneven else "gguf F16")
+    assert info(narrow)["format"] == "gguf F16"
+
+
 def test_the_artifact_of_the_same_scales_gives_the_same_bits(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -68,3 +68,16 @@ def test_info_counts_weights_as_they_are_resident(ternary_gguf: Path) -> None:
     float_parameters = info["total_parameters"] - info["ternary_parameters"]
     # Two bits a ternary weight, and the float16 embedding; the sizes here need no padding.
     assert info["weight_bytes"] == info["ternary_parameters"] // 4 + 2 * float_parameters
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("stories260k_hf", "artifact F32"),
+        ("stories260k_hf/stories260K-f32.gguf", "gguf F32"),
+        ("ternary_gguf_fixture/rand256-tq1_0.gguf", "gguf TQ1_0"),
+        ("i2s_fixture/bitnet-b158-i2_s.gguf", "gguf I2_S"),
+    ],
+)
+def test_info_names_the_format(data_dir: Path, path: str, expected: str) -> None:
+    assert _engine.Model(str(data_dir / path)).info["format"] == expected

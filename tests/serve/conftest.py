@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -232,6 +235,29 @@ def running_server(model: ServedModel, settings: Settings) -> Iterator[RunningSe
         finally:
             server.should_exit = True
             thread.join()
+
+
+@contextmanager
+def started_server(
+    *arguments: object, python: Sequence[str] = ()
+) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+    """A wf-serve process, its address and the lines it printed.
+
+    `python` holds options of the interpreter.
+    """
+    program = "from wrinklefree.cli.serve import main; main()"
+    command = [sys.executable, *python, "-c", program, *map(str, arguments), "--port", "0"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            lines = []
+            while "OpenAI API" not in (lines[-1] if lines else ""):
+                lines.append(process.stdout.readline())
+                assert lines[-1], "the server ended"
+            yield process, lines[-1].split()[2].rstrip("/"), lines
+        finally:
+            process.kill()
 
 
 ServeFactory = Callable[..., RunningServer]

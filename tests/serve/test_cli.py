@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from click.testing import CliRunner
 
+from tests.serve.conftest import started_server
 from wrinklefree.cli.loading import loading_line
 from wrinklefree.cli.serve import main
-
-COMMAND = [sys.executable, "-c", "from wrinklefree.cli.serve import main; main()"]
 
 
 @pytest.fixture
@@ -76,28 +72,11 @@ def test_a_misspelled_option(model: Path) -> None:
     assert "--threads" in line
 
 
-@contextmanager
-def started(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
-    """A running server with its address and the lines it printed."""
-    command = [*COMMAND, *map(str, arguments), "--port", "0"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            assert process.stdout is not None
-            lines = []
-            while "OpenAI API" not in (lines[-1] if lines else ""):
-                lines.append(process.stdout.readline())
-                assert lines[-1], "the server ended"
-            yield process, lines[-1].split()[2].rstrip("/"), lines
-        finally:
-            process.kill()
-
-
 def test_it_greets_serves_and_drains(model: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys.txt"
     keys.write_text("one\ntwo\n")
-    with started(model, "--api-key-file", keys, "--threads", 1) as (process, url, lines):
-        assert lines[0].startswith("stories260K-f32: 32.00 bits per weight, ")
+    with started_server(model, "--api-key-file", keys, "--threads", 1) as (process, url, lines):
+        assert lines[0].startswith("stories260K-f32: gguf F32, 32.00 bits per weight, ")
         assert ", 1 threads, context 512" in lines[0]
         headers = {"Authorization": "Bearer two"}
         body = {"prompt": "One day", "max_tokens": 400, "stream": True, "n": 4}

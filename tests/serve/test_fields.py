@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+
+from tests.serve.conftest import started_server
 
 HUGE = 10**400
 NAN, INFINITY = float("nan"), float("inf")
@@ -72,24 +77,44 @@ def with_field(body: dict[str, Any], field: str, value: Any) -> dict[str, Any]:
     return copy
 
 
-@pytest.mark.parametrize("path", ENDPOINTS, ids=["chat", "text"])
-def test_wrong_values_are_refused_by_name_and_the_server_lives(ok_server: Any, path: str) -> None:
+def try_all_values(http: httpx.Client, path: str) -> None:
     fields, good = ENDPOINTS[path]
     for field, values in fields.items():
         for value in values:
             # json.dumps writes NaN and Infinity, which servers do meet
             body = json.dumps(with_field(good, field, value))
             headers = {"Content-Type": "application/json"}
-            answer = ok_server.http.post(path, content=body, headers=headers)
+            answer = http.post(path, content=body, headers=headers)
             shown = f"{field}={str(value)[:40]}"
             assert answer.status_code == 400, shown
             error = answer.json()["error"]
             assert field.split(".")[0] in error["message"], shown
             assert error["type"] == "invalid_request_error"
         if field not in REQUIRED:
-            answer = ok_server.http.post(path, json=with_field(good, field, None))
+            answer = http.post(path, json=with_field(good, field, None))
             assert answer.status_code == 200, f"{field}=null"
-    assert ok_server.http.post(path, json=good).status_code == 200
+    assert http.post(path, json=good).status_code == 200
+
+
+@pytest.mark.parametrize("path", ENDPOINTS, ids=["chat", "text"])
+def test_wrong_values_are_refused_by_name_and_the_server_lives(ok_server: Any, path: str) -> None:
+    try_all_values(ok_server.http, path)
+
+
+@pytest.fixture(scope="module")
+def without_asserts(data_dir: Path) -> Iterator[httpx.Client]:
+    """A server under `python -O`, which drops every assert."""
+    model = data_dir / "stories260k_hf"
+    with (
+        started_server(model, "--context", "32", python=["-O"]) as (_, url, _),
+        httpx.Client(base_url=url, timeout=30) as http,
+    ):
+        yield http
+
+
+@pytest.mark.parametrize("path", ENDPOINTS, ids=["chat", "text"])
+def test_no_check_rests_on_assert(without_asserts: httpx.Client, path: str) -> None:
+    try_all_values(without_asserts, path)
 
 
 @pytest.mark.parametrize("field", ["temperature", "top_p", "seed", "n", "max_tokens"])

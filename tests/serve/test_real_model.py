@@ -54,6 +54,15 @@ def test_the_server_says_what_the_library_says(llm: LLM, server: Any) -> None:
     assert answer["usage"]["prompt_tokens"] == expected.prompt_tokens
 
 
+def test_the_model_is_described(llm: LLM, server: Any) -> None:
+    (entry,) = server.http.get("/v1/models").json()["data"]
+    is_ternary = llm.info["ternary_parameters"] > 0
+    meta = entry["meta"]
+    assert meta["format"] == ("gguf TQ2_0" if is_ternary else "gguf F32")
+    assert (meta["bits_per_weight"] < 8) == is_ternary
+    assert meta["isa"] == llm.info["isa"]
+
+
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_an_answer_is_the_same_alone_and_among_others(server: Any, temperature: float) -> None:
     asked = {"prompt": [403] * 150, "max_tokens": 30, "temperature": temperature, "seed": 7}

@@ -204,8 +204,8 @@ def greeting(llm: LLM, settings: Settings, listener: socket.socket) -> list[str]
     port = listener.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     lines = [
-        f"{settings.model_name}: {info['bits_per_weight']:.2f} bits per weight, {info['isa']}, "
-        f"{info['threads']} threads, context {info['context_length']}",
+        f"{settings.model_name}: {info['format']}, {info['bits_per_weight']:.2f} bits per weight, "
+        f"{info['isa']}, {info['threads']} threads, context {info['context_length']}",
         f"chat page http://{host}:{port}/   OpenAI API http://{host}:{port}/v1",
     ]
     if llm.tokenizer.chat_template is None:

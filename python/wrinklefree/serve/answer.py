@@ -79,10 +79,10 @@ class EventStream(Response):
             except asyncio.TimeoutError:
                 yield ": keep-alive"
                 continue
-            assert not isinstance(event, Prompt)  # an echo is never streamed
             if isinstance(event, Delta):
                 for chunk in self._reply.chunks(index, event):
                     yield self._chunk(chunk)
+            if not isinstance(event, Finished):
                 continue
             try:
                 _raise_if_failed(event)

@@ -26,7 +26,6 @@ from wrinklefree.serve.protocol import (
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
-    GenerationRequest,
     TokenizeRequest,
     parse,
 )
@@ -125,8 +124,7 @@ def _add_generation_routes(
 ) -> None:
     grammars = Grammars(model.tokenizer)
 
-    async def answer(request: Request, kind: type[GenerationRequest]) -> Response:
-        asked = parse(kind, await _body(request, settings))
+    async def answer(request: Request, asked: ChatRequest | CompletionRequest) -> Response:
         _check_model(asked.model, settings)
         # Tokenizing a long prompt takes a while; other streams go on meanwhile.
         prompts = await asyncio.to_thread(prompts_of, model, asked)
@@ -149,11 +147,11 @@ def _add_generation_routes(
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        return await answer(request, ChatRequest)
+        return await answer(request, parse(ChatRequest, await _body(request, settings)))
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        return await answer(request, CompletionRequest)
+        return await answer(request, parse(CompletionRequest, await _body(request, settings)))
 
 
 def _add_tokenizer_routes(app: FastAPI, model: ServedModel, settings: Settings) -> None:

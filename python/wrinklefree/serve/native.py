@@ -37,7 +37,7 @@ class NativeModel:
             bits_per_weight=llm.info["bits_per_weight"],
             weight_bytes=llm.info["weight_bytes"],
             vocab_size=llm.info["vocab_size"],
-            format=llm.info["source"],
+            format=llm.info["format"],
             isa=llm.info["isa"],
             threads=llm.info["threads"],
         )

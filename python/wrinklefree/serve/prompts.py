@@ -147,10 +147,9 @@ def grammar_of(grammars: Grammars, request: GenerationRequest) -> Grammar | None
     return grammars.of(request.response_format)
 
 
-def prompts_of(model: ServedModel, request: GenerationRequest) -> list[list[int]]:
+def prompts_of(model: ServedModel, request: ChatRequest | CompletionRequest) -> list[list[int]]:
     """Token ids of every prompt of a request; blocks for as long as tokenizing takes."""
     if isinstance(request, ChatRequest):
         return [chat_prompt(model, request)]
-    assert isinstance(request, CompletionRequest)
     answers = request.max_tokens != 0
     return [completion_prompt(model, prompt, answers=answers) for prompt in request.prompts]

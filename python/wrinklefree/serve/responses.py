@@ -134,7 +134,10 @@ class TextCompletion(_Body):
 
 
 class ModelMeta(BaseModel):
-    """What the engine knows of the model; bits are means over all weights."""
+    """What the engine knows of the model; bits are means over all weights.
+
+    `format` is where the weights come from with the types of the projections: "gguf TQ2_0".
+    """
 
     architecture: str
     parameters: int
