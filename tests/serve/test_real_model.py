@@ -63,6 +63,20 @@ def test_the_model_is_described(llm: LLM, server: Any) -> None:
     assert meta["isa"] == llm.info["isa"]
 
 
+def test_metrics_tell_how_much_of_the_head_was_computed(data_dir: Path, serve: Any) -> None:
+    with LLM(data_dir / FILES[0], head="screened") as llm:
+        server = serve(NativeModel(llm))
+        server.complete(prompt="Once upon a time", max_tokens=20, temperature=0)
+        server.wait_idle()
+        text = server.http.get("/metrics").text
+        values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+        label = '{model_name="tiny"}'
+        outputs = float(values[f"wrinklefree:head_outputs_total{label}"])
+        rows = float(values[f"wrinklefree:head_rows_rescored_total{label}"])
+        assert (outputs, rows) == llm.model.head_counts
+        assert 20 <= outputs <= rows < outputs * llm.info["vocab_size"]
+
+
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_an_answer_is_the_same_alone_and_among_others(server: Any, temperature: float) -> None:
     asked = {"prompt": [403] * 150, "max_tokens": 30, "temperature": temperature, "seed": 7}
