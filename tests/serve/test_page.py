@@ -253,6 +253,44 @@ def test_chats_are_listed_and_deleted(page: Page, serve: Any, scripted: Any) -> 
     page.wait(lambda: page.texts("#list .name") == ["second chat"])
 
 
+def test_leaving_a_chat_stops_its_answer(page: Page, serve: Any, scripted: Any) -> None:
+    server = serve(scripted([b"on and "], endless=True, delay_s=0.02, context_length=50_000))
+    page.open(server.url)
+    page.send("first")
+    page.wait(lambda: "on and on" in page.one(".assistant").text)
+    page.click("New chat")
+    server.wait_idle()
+    assert page.texts(".assistant") == []
+    page.click("first", "#list")
+    assert page.one(".assistant > .text").text.startswith("on and on"), "what was there is kept"
+    page.click("Regenerate")
+    page.wait(lambda: "on and on" in page.one(".assistant").text)
+    page.click("Delete the chat “first”")
+    server.wait_idle()
+    page.wait_answered()
+    assert page.texts("#list .name") == [], "its end does not bring it back"
+    page.driver.refresh()
+    assert page.texts("#list .name") == []
+
+
+def test_who_reads_back_is_left_there(page: Page, serve: Any, scripted: Any) -> None:
+    server = serve(scripted([b"word\n\n"], endless=True, delay_s=0.01, context_length=50_000))
+    page.open(server.url)
+    page.send("Go")
+    bottom = "return scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop"
+    page.wait(lambda: page.run("return scroller.scrollTop") > 100)
+    assert page.run(bottom) < 80, "the page follows the answer"
+    page.run("scroller.scrollTop = 10")
+    page.wait(lambda: page.one("#latest").is_displayed())
+    length = page.run("return scroller.scrollHeight")
+    page.wait(lambda: page.run("return scroller.scrollHeight") > length + 100)
+    assert page.run("return scroller.scrollTop") == 10
+    page.click("Scroll to the end")
+    page.wait(lambda: page.run(bottom) < 80 and not page.one("#latest").is_displayed())
+    page.click("Stop")
+    page.wait_answered()
+
+
 LONG = 10_000
 LINES = [
     b"Some words of **markdown**, ",
