@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -63,6 +64,10 @@ class Page:
         ]
         assert buttons, f"there is no button {text!r}"
         buttons[-1].click()
+
+    def delete(self, title: str) -> None:
+        self.click(f"Delete the chat “{title}”")
+        self.driver.switch_to.alert.accept()
 
     def send(self, text: str) -> None:
         self.one("#prompt").send_keys(text, Keys.ENTER)
@@ -195,6 +200,21 @@ def test_regenerate_asks_the_same_again(page: Page, serve: Any, scripted: Any) -
     assert len([text for text in page.texts("button") if text == "Regenerate"]) == 1
 
 
+def test_a_failed_regenerate_keeps_the_answer(page: Page, serve: Any, scripted: Any) -> None:
+    model = scripted([b"ok"])
+    server = serve(model)
+    page.open(server.url)
+    page.ask("one")
+    model.fail_at = model.num_steps + 1
+    page.click("Regenerate")
+    page.wait(lambda: page.texts(".error"))
+    page.wait(lambda: page.texts(".assistant > .text") == ["ok"])
+    page.click("Try again")
+    page.wait_answered()
+    page.wait(lambda: page.texts(".assistant > .text") == ["ok"] and not page.texts(".error"))
+    assert contents(model.conversations[-1]) == [("user", "one")]
+
+
 def test_edit_continues_from_the_edited_message(page: Page, serve: Any, scripted: Any) -> None:
     model = scripted([b"ok"])
     page.open(serve(model).url)
@@ -246,11 +266,64 @@ def test_chats_are_listed_and_deleted(page: Page, serve: Any, scripted: Any) -> 
     assert page.texts("#list .name") == ["second chat", "first chat"]
     page.click("first chat", "#list")
     assert page.texts(".user > .text") == ["first chat"]
-    page.click("Delete the chat “first chat”")
+    page.delete("first chat")
     assert page.texts("#list .name") == ["second chat"]
     assert page.texts(".user") == [], "the open chat is gone too"
     page.driver.refresh()
     page.wait(lambda: page.texts("#list .name") == ["second chat"])
+
+
+def test_two_tabs_show_the_same_chat(page: Page, serve: Any, scripted: Any) -> None:
+    model = scripted([b"ok"])
+    server = serve(model)
+    page.open(server.url)
+    page.ask("one")
+    first = page.driver.current_window_handle
+    page.driver.switch_to.new_window("tab")
+    try:
+        page.open(server.url)
+        page.wait(lambda: page.texts("#list .name") == ["one"])
+        page.click("one", "#list")
+        page.ask("two")
+        page.driver.switch_to.window(first)
+        page.wait(lambda: page.texts(".user > .text") == ["one", "two"])
+    finally:
+        for handle in page.driver.window_handles:
+            if handle != first:
+                page.driver.switch_to.window(handle)
+                page.driver.close()
+        page.driver.switch_to.window(first)
+
+
+def test_full_storage(page: Page, serve: Any, scripted: Any) -> None:
+    """Of 5 million characters: the oldest chat makes room, but not in vain."""
+    page.open(serve(scripted([b"ok"])).url)
+    page.run("localStorage.other = 'x'.repeat(4_000_000)")
+    saves = (
+        "const [id, size] = arguments;"
+        "return save({id, turns: [{role: 'user', content: id.repeat(size)}]})"
+    )
+    names = "return saved().map((talk) => talk.id)"
+    assert page.run(saves, "a", 300_000)
+    assert page.run(saves, "b", 300_000)
+    assert page.run(saves, "c", 800_000)
+    assert page.run(names) == ["c", "b"]
+    assert not page.run(saves, "d", 1_500_000)
+    assert page.run(names) == ["c", "b"]
+
+
+@pytest.mark.parametrize("value", ["null", "{", "[]", '{"turns": 1}', "7"])
+def test_spoilt_storage(page: Page, ok_server: Any, value: str) -> None:
+    page.open(ok_server.url)
+    page.run(
+        "localStorage['wrinklefree.settings'] = arguments[0];"
+        "localStorage['wrinklefree.chat.x'] = arguments[0];"
+        "sessionStorage['wrinklefree.open'] = 'x'",
+        value,
+    )
+    page.driver.refresh()
+    assert page.ask("Hello") == "ok"
+    page.run("localStorage.clear()")
 
 
 def test_leaving_a_chat_stops_its_answer(page: Page, serve: Any, scripted: Any) -> None:
@@ -265,7 +338,7 @@ def test_leaving_a_chat_stops_its_answer(page: Page, serve: Any, scripted: Any) 
     assert page.one(".assistant > .text").text.startswith("on and on"), "what was there is kept"
     page.click("Regenerate")
     page.wait(lambda: "on and on" in page.one(".assistant").text)
-    page.click("Delete the chat “first”")
+    page.delete("first")
     server.wait_idle()
     page.wait_answered()
     assert page.texts("#list .name") == [], "its end does not bring it back"
@@ -397,6 +470,10 @@ def test_the_policy_stops_what_the_page_would_let_in(page: Page, serve: Any, scr
     assert page.run("return window.pwned") is None
 
 
+LIST_WITH_CODE = (
+    '<ol start="1"><li><p>Make:</p><div class="code"><div><span>py</span><button type="button">Copy'
+    "</button></div><pre><code>a\n\n\nb</code></pre></div></li><li><p>Run</p></li></ol>"
+)
 MARKDOWN = [
     ("one\ntwo\n\nthree", "<p>one\ntwo</p><p>three</p>"),
     ("# A\n### B #", "<h1>A</h1><h3>B</h3>"),
@@ -426,6 +503,17 @@ MARKDOWN = [
     ),
     ("a | b\nno table", "<p>a | b\nno table</p>"),
     ("<b>x</b> &amp; y", "<p>&lt;b&gt;x&lt;/b&gt; &amp;amp; y</p>"),
+    ("# C#\n## D ##", "<h1>C#</h1><h2>D</h2>"),
+    (
+        "*a **b** c* and **d *e***",
+        "<p><em>a <strong>b</strong> c</em> and <strong>d <em>e</em></strong></p>",
+    ),
+    ("use *args and **kwargs", "<p>use *args and **kwargs</p>"),
+    (
+        "| `a \\| b` | c<br>d |\n|---|---|",
+        "<table><tr><th><code>a | b</code></th><th>c<br>d</th></tr></table>",
+    ),
+    ("1. Make:\n   ```py\n   a\n\n\n   b\n   ```\n2. Run", LIST_WITH_CODE),
     ("", ""),
 ]  # fmt: skip
 
@@ -459,20 +547,49 @@ def test_code_blocks(page: Page, ok_server: Any) -> None:
     ]
 
 
+ADDRESSES = {
+    "see https://a.example/b_(c).": ["https://a.example/b_(c)"],
+    "(https://a.example/?q=1, https://b.example)": ["https://a.example/?q=1", "https://b.example/"],
+    "[x](https://a.example/b_(c)) http:// https://...": ["https://a.example/b_(c)"],
+}
+
+
+@pytest.mark.parametrize("text", ADDRESSES)
+def test_addresses(page: Page, ok_server: Any, text: str) -> None:
+    page.driver.get(ok_server.url)
+    links, shown = page.run(
+        "const node = document.createElement('div'); new Markdown(node).show(arguments[0]);"
+        "return [[...node.querySelectorAll('a')].map((a) => a.href), node.textContent]",
+        text,
+    )
+    assert links == ADDRESSES[text]
+    assert shown == text.replace("[x](https://a.example/b_(c))", "x")
+
+
+LISTED_FENCE = "1. ```bash\n   npm i\n   ```\n2. Then\n\nOut:\n\n```\na\n\nb\n```\n\nDone"
+PIECES = [
+    *("a", "\n", "\n\n", "```", "~~~~", "``` py", "- ", "1. ", "   ", "> ", "# ", "| a | b |"),
+    *("|---|---|", "\r\n", "\u2028", "<think>", "</think>", "**", "`", "---", "text", "[x](y)"),
+]
+
+
 def test_growing_text_is_drawn_like_whole_text(page: Page, ok_server: Any) -> None:
     page.driver.get(ok_server.url)
-    text = "\n\n".join([HOSTILE, *(source for source, _ in MARKDOWN), "```\na\n\nb\n```\n\nend"])
-    same = page.run(
-        "const [text, step] = arguments; const draw = (node) => node.innerHTML;"
-        "const node = document.createElement('div'), view = new Markdown(node);"
-        "for (let end = 0; end < text.length; end += step) view.show(text.slice(0, end));"
-        "view.show(text);"
-        "const whole = document.createElement('div'); new Markdown(whole).show(text);"
-        "return node.innerHTML === whole.innerHTML",
-        text,
-        3,
+    texts = ["\n\n".join([HOSTILE, *(source for source, _ in MARKDOWN), LISTED_FENCE])]
+    texts += ["".join(random.choices(PIECES, k=random.randrange(1, 60))) for _ in range(600)]
+    different = page.run(
+        "const whole = (text) => { const node = document.createElement('div');"
+        "  blocks(node, text.split('\\n')); return node.innerHTML; };"
+        "const grown = (text) => { const box = document.createElement('div');"
+        "  const view = new Markdown(box.appendChild(document.createElement('div')));"
+        "  for (let end = 0; end < text.length; end += 3) view.show(text.slice(0, end));"
+        "  view.show(text);"
+        "  return [...box.lastChild.childNodes].map((part) => part.innerHTML).join(''); };"
+        "return arguments[0].filter((text) => !text.includes('<think>'))"
+        "  .filter((text) => whole(text) !== grown(text))",
+        texts,
     )
-    assert same
+    assert different == []
 
 
 AWKWARD = [
@@ -480,7 +597,10 @@ AWKWARD = [
     *("> " * 20_000 + "x", "](" * 25_000, "[a](" * 15_000, "http://" + "." * 50_000),
     *("\n".join(" " * i + "- x" for i in range(1500)), "|" * 50_000 + "\n" + "|-" * 25_000),
     *("- " * 20_000 + "x", "#" * 50_000, "\\" * 50_001, "<think>" * 10_000, "`` ` " * 15_000),
-    "\n".join("- x" for _ in range(10_000)),
+    *("\n".join("- x" for _ in range(10_000)), "- a\n1. b\n" * 10_000),
+    *("# a" + " " * 50_000 + "b", "# " + " " * 5_000 + "a\u2028b", "# " + "#" * 50_000 + "x"),
+    *("```" + "a" * 50_000 + "`", "a|b\n" + " " * 50_000 + "x", "https://" + "." * 50_000 + "x"),
+    *("```py\r\nx\r\n```\r\n", "**a *b" * 15_000, "*a **b" * 15_000, "<br" * 30_000),
 ]  # fmt: skip
 
 
@@ -557,7 +677,10 @@ def test_the_key_is_asked_for_and_stays_in_the_tab(page: Page, serve: Any, scrip
     server = serve(scripted([b"ok"]), api_keys=("the-key",))
     page.open(server.url)
     page.wait(lambda: page.one("#door").is_displayed())
-    page.press("a wrong key", Keys.ENTER)
+    page.press("key\u200b", Keys.ENTER)
+    assert page.one("#door").is_displayed(), "no header can carry this"
+    page.one("#key").clear()
+    page.press("a-wrong-key", Keys.ENTER)
     page.wait(
         lambda: (
             not page.one("#door").get_attribute("open")
