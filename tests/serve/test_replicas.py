@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -24,11 +25,11 @@ import pytest
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 CONFIG = Path(__file__).resolve().parents[2] / "docs" / "replicas.conf"
 SHIPPED_PORTS = (8080, 8081, 8082)  # of nginx and the replicas
-SECONDS = 60
+SECONDS = 120
 STEP_S = 0.02
-TOKENS = 200
+TOKENS = 80
 OPENINGS = [f"Once upon a time there was a {animal}" for animal in ("cat", "dog", "bird", "fox")]
-NUM_REQUESTS, NUM_CLIENTS = 160, 8
+NUM_CLIENTS = 8
 # One for all: verify=False because reading the CA bundle takes longer than an answer.
 HTTP = httpx.Client(verify=False, timeout=SECONDS, limits=httpx.Limits(max_keepalive_connections=0))
 
@@ -120,8 +121,9 @@ class Replica:
         self.process.wait(SECONDS)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def replicas(data_dir: Path) -> Iterator[list[Replica]]:
+    """Two for all tests, which leave them running."""
     started: list[Replica] = []
     try:
         started += [Replica(data_dir / "stories260k_hf") for _ in range(2)]
@@ -164,7 +166,7 @@ def text_in(line: str) -> str:
 
 
 def streamed_text(url: str, content: str, **fields: Any) -> str:
-    """The text of a stream; raises httpx.TransportError if it ends before its end."""
+    """The text of a stream; raises httpx.RemoteProtocolError if it breaks off."""
     body = {"messages": messages(content), "temperature": 0, "stream": True, **fields}
     text, is_whole = "", False
     with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=SECONDS) as response:
@@ -173,7 +175,7 @@ def streamed_text(url: str, content: str, **fields: Any) -> str:
             is_whole = is_whole or line == "data: [DONE]"
             text += text_in(line)
     if not is_whole:
-        raise httpx.RemoteProtocolError("the stream ended before its end")
+        raise httpx.RemoteProtocolError("the stream broke off")
     return text
 
 
@@ -181,18 +183,20 @@ def streamed_text(url: str, content: str, **fields: Any) -> str:
 def test_the_turns_of_a_conversation_meet_their_cache(
     replicas: list[Replica], tmp_path: Path, form: str
 ) -> None:
+    before = [replica.num_answered for replica in replicas]
     with nginx(tmp_path, [replica.port for replica in replicas]) as url:
-        for number in range(8):
-            opening = f"{OPENINGS[number % 4]} of {number} colours."
+        for number in range(30):  # ports are free ones, so where a conversation goes is chance
+            opening = f"{OPENINGS[number % 4]} of {number} colours, in {form}."
             first: Any = opening if form == "text" else [{"type": "text", "text": opening}]
             padding = " " * 200_000 if form == "long" else ""  # long as messages could be
-            one = chat(url, first, padding=padding)
-            two = chat(url, first, text_of(one), "And then?", padding=padding)
+            one = chat(url, first, padding=padding, max_tokens=8)
+            two = chat(url, first, text_of(one), "And then?", padding=padding, max_tokens=1)
             assert (
                 two["usage"]["prompt_tokens_details"]["cached_tokens"]
                 >= (one["usage"]["prompt_tokens"])
             )
-    assert all(replica.num_answered > 0 for replica in replicas), "both had conversations"
+    answered = [r.num_answered - b for r, b in zip(replicas, before, strict=True)]
+    assert min(answered) > 0, "both had conversations"
 
 
 def test_a_session_stays_where_it_is(replicas: list[Replica], tmp_path: Path) -> None:
@@ -214,7 +218,7 @@ class Asked:
 
 
 def ask(url: str, content: str, is_stream: bool) -> Asked:
-    """As a client that tries once more."""
+    """As a client that asks once more when an answer breaks off; nothing else may happen to it."""
     for attempt in range(2):
         try:
             if is_stream:
@@ -222,10 +226,20 @@ def ask(url: str, content: str, is_stream: bool) -> Asked:
             else:
                 text = text_of(chat(url, content, max_tokens=TOKENS))
             return Asked(content, is_stream, text, attempt)
-        except (httpx.TransportError, httpx.HTTPStatusError):
+        except httpx.RemoteProtocolError:
             if attempt == 1:
                 raise
     raise AssertionError
+
+
+def keep_asking(
+    url: str, contents: Sequence[str], seed: int, enough: threading.Event
+) -> list[Asked]:
+    chance = random.Random(seed)
+    answers = []
+    while not enough.is_set():
+        answers.append(ask(url, chance.choice(contents), is_stream=chance.random() < 0.5))
+    return answers
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=lambda end: end.name)
@@ -243,29 +257,33 @@ def test_a_replica_ends_under_load(
         nginx(tmp_path, [replica.port for replica in replicas]) as url,
         ThreadPoolExecutor(NUM_CLIENTS) as pool,
     ):
-        asked = [
-            pool.submit(ask, url, contents[i % len(contents)], is_stream=i % 2 == 0)
-            for i in range(NUM_REQUESTS)
-        ]
-        wait_for(lambda: victim.num_answered > before + 5)
-        wait_for(lambda: victim.count("num_requests_running") > 2)
-        victim.end(end)
-        num_done = sum(future.done() for future in asked)
-        answers = [future.result() for future in asked]
-        assert num_done < NUM_REQUESTS, "it ended under load"
+        enough = threading.Event()
+        try:
+            clients = [
+                pool.submit(keep_asking, url, contents, i, enough) for i in range(NUM_CLIENTS)
+            ]
+            wait_for(lambda: victim.num_answered > before + 5)
+            wait_for(lambda: victim.count("num_requests_running") > 1)
+            victim.end(end)
+            before = other.num_answered
+            wait_for(lambda: other.num_answered > before + 20)
+        finally:
+            enough.set()
+        answers = [answer for client in clients for answer in client.result()]
         assert all(answer.text == wanted[answer.content] for answer in answers)
         retried = [answer for answer in answers if answer.num_retries]
         record_property("requests, client retries", (len(answers), len(retried)))
-        # nginx asks another one for what has not begun; a replica that is told to end finishes.
-        assert all(answer.is_stream for answer in retried)
+        # Only what had begun breaks off, and nothing does when the replica is told to end.
         assert len(retried) <= (NUM_CLIENTS if end == signal.SIGKILL else 0)
 
         # All that it had answered goes to the other one, and comes back when it is there again.
         before = other.num_answered
-        assert [text_of(chat(url, c, max_tokens=TOKENS)) for c in contents] == [*wanted.values()]
+        for content in contents:
+            assert wanted[content].startswith(text_of(chat(url, content, max_tokens=8)))
         assert other.num_answered == before + len(contents)
         victim.start()
-        assert [text_of(chat(url, c, max_tokens=TOKENS)) for c in contents] == [*wanted.values()]
+        for content in contents:
+            assert wanted[content].startswith(text_of(chat(url, content, max_tokens=8)))
         assert victim.num_answered > 0
 
 
