@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import pty
+import random
 import re
 import select
 import shutil
@@ -13,13 +15,16 @@ import subprocess
 import sys
 import termios
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from wrinklefree import LLM
 from wrinklefree.cli.chat import printable
+from wrinklefree.cli.word_wrap import WordWrap
 from wrinklefree.engine import SamplingParams
 
 COMMAND = Path(sys.executable).with_name("wf-chat")
@@ -92,7 +97,7 @@ def test_a_conversation(terminal: Terminal, model: Path, tmp_path: Path) -> None
     terminal.type("Once upon a time\n")
     terminal.wait_for(r"20 tokens · \d+\.\d tokens/s · first after \d")
     terminal.type("/retry\n")
-    terminal.wait_for("of them kept")
+    terminal.wait_for(r"of\s+them\s+kept")
     terminal.type("/rety\n")
     terminal.wait_for(r"no command /rety; did you mean 'retry'\?")
     terminal.type("/set temperature hot\n")
@@ -125,6 +130,93 @@ def test_ctrl_c_stops_the_answer_alone(terminal: Terminal) -> None:
     terminal.wait_for("max_tokens 400")
     terminal.type("/quit\n")
     assert terminal.process.wait(SECONDS) == 0
+
+
+def test_pasted_lines_are_one_message(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.type("\x1b[200~Once upon\na time\x1b[201~\n")
+    terminal.wait_for("20 tokens")
+    saved = tmp_path / "chat.jsonl"
+    terminal.type(f"/save {saved}\n")
+    terminal.wait_for("saved in")
+    assert json.loads(saved.read_text())["messages"][0]["content"] == "Once upon\na time"
+
+
+def test_keys_pressed_during_an_answer_wait(terminal: Terminal) -> None:
+    terminal.type("/set max_tokens 400\n")
+    terminal.type("Once upon a time\n")
+    terminal.wait_for(r"\n.*[a-z]{3}")
+    terminal.press("/set seed typed_ahead\n")
+    answer = terminal.wait_for(r"\d+ tokens")
+    assert "typed_ahead" not in answer
+    terminal.wait_for("seed needs a number, not 'typed_ahead'")
+
+
+class Window:
+    """A program in tmux, which shows what a person would see."""
+
+    def __init__(self, *arguments: object, width: int, state: Path) -> None:
+        self._tmux = ["tmux", "-L", f"wf-{uuid.uuid4().hex}", "-f", os.devnull]
+        size = ["-x", str(width), "-y", "60"]
+        self.call("new-session", "-d", *size, "-e", f"XDG_STATE_HOME={state}", *arguments)
+
+    def call(self, *arguments: object) -> str:
+        command = [*self._tmux, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def wait_for(self, text: str, count: int = 1) -> list[str]:
+        """The lines of the window, once they have `text` that often."""
+        end = time.monotonic() + SECONDS
+        while (screen := self.call("capture-pane", "-p")).count(text) < count:
+            assert time.monotonic() < end, screen
+            time.sleep(0.05)
+        return screen.splitlines()
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="no tmux: apt-get install tmux")
+def test_lines_break_between_words_at_the_width_of_the_window(model: Path, tmp_path: Path) -> None:
+    options = ["--temperature", 0, "--max-tokens", 90]
+    window = Window(COMMAND, model, *options, width=40, state=tmp_path / "state")
+    with LLM(model) as llm:
+        message = {"role": "user", "content": "Once upon a time"}
+        greedy = SamplingParams(temperature=0)
+        words = llm.chat([message], max_tokens=90, sampling=greedy).text.split()
+    try:
+        window.wait_for("\n>")
+        window.call("send-keys", "Once upon a time", "Enter")
+        narrow = answer_in(window.wait_for("90 tokens"))
+        window.call("resize-window", "-x", 70)
+        window.call("send-keys", "/retry", "Enter")
+        wide = answer_in(window.wait_for("90 tokens", 2))
+    finally:
+        window.call("kill-server")
+    for lines, width in ((narrow, 40), (wide, 70)):
+        assert " ".join(lines).split() == words
+        assert width - 15 < max(map(len, lines)) <= width
+
+
+def answer_in(lines: list[str]) -> list[str]:
+    """The last answer: between the line that was typed and the one that tells the speed."""
+    last = max(i for i, line in enumerate(lines) if line.startswith("90 tokens"))
+    typed = max(i for i, line in enumerate(lines[:last]) if line.startswith("> "))
+    return lines[typed + 1 : last]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_words_are_wrapped_however_they_come(seed: int) -> None:
+    chance = random.Random(seed)
+    text = "".join(chance.choices("ab日👍 \n\t-", [9, 9, 1, 1, 4, 1, 1, 2], k=400))
+    cuts = sorted(chance.sample(range(len(text)), 30))
+    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    widest = max(cell_len(word) for word in text.split())
+    for width in (widest, 30, math.inf):
+        wrap = WordWrap(lambda width=width: width)
+        shown = "".join(map(wrap.add, pieces)) + wrap.rest()
+        whole = WordWrap(lambda width=width: width)
+        assert shown == whole.add(text) + whole.rest()
+        assert "".join(shown.split()) == "".join(text.split())
+        assert all(cell_len(line.rstrip()) <= max(width, widest) for line in shown.split("\n"))
+    assert shown == text, "no width changes nothing"
 
 
 def piped(model: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:

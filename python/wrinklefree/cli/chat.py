@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from wrinklefree.cli.command import Command, verbose_option, version_option
+from wrinklefree.cli.word_wrap import WordWrap
 from wrinklefree.errors import UsageError, WrinklefreeError, nearest
 
 if TYPE_CHECKING:
@@ -105,6 +108,7 @@ def typed_lines() -> Iterator[str]:
 
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     history = state / "wrinklefree" / "chat_history"
+    readline.parse_and_bind("set enable-bracketed-paste on")  # pasted lines are one message
     readline.set_history_length(HISTORY_LINES)
     with contextlib.suppress(OSError):  # there is none before the first conversation
         readline.read_history_file(history)
@@ -126,6 +130,21 @@ def typed_lines() -> Iterator[str]:
             readline.write_history_file(history)
         except OSError as error:
             click.echo(f"the history is not kept: {error}", err=True)
+
+
+@contextlib.contextmanager
+def keys_unseen() -> Iterator[None]:
+    """Keys pressed meanwhile are not shown in the answer; the next prompt gets them."""
+    import termios
+
+    before = termios.tcgetattr(sys.stdin)
+    during = termios.tcgetattr(sys.stdin)
+    during[3] &= ~termios.ECHO
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, during)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
 @dataclass(slots=True)
@@ -169,17 +188,24 @@ class Chat:
 
     def _answer(self, text: str) -> None:
         answer = self.conversation.ask(text, max_tokens=self.max_tokens, sampling=self.sampling)
-        try:
-            for piece in answer:
-                self.console.print(printable(piece), end="", markup=False)
-                self.console.file.flush()
-            self.console.print()
-        except KeyboardInterrupt:
-            answer.close()
-            self.console.print()
+        wrap = WordWrap(lambda: columns(sys.stdout))
+        is_stopped = False
+        with keys_unseen() if self.is_typed else contextlib.nullcontext():
+            try:
+                for piece in answer:
+                    self._show(wrap.add(printable(piece)))
+            except KeyboardInterrupt:
+                is_stopped = True
+                answer.close()
+            self._show(f"{wrap.rest()}\n")
+        if is_stopped:
             self._note("stopped")
-            return
-        self._tell_speed()
+        else:
+            self._tell_speed()
+
+    def _show(self, text: str) -> None:
+        self.console.print(text, end="", markup=False)
+        self.console.file.flush()
 
     def _tell_speed(self) -> None:
         done, cached = self.conversation.last, self.conversation.num_cached
@@ -199,18 +225,23 @@ class Chat:
     def _note(self, text: str) -> None:
         """A line about the conversation."""
         if self.is_typed:
-            click.echo(click.style(text, dim=True), err=True)
+            wrap = WordWrap(lambda: columns(sys.stderr))
+            click.echo(click.style(wrap.add(text) + wrap.rest(), dim=True), err=True)
 
     def _command(self, line: str) -> None:
         name, _, rest = line[1:].partition(" ")
         if name not in COMMANDS:
-            raise UsageError(f"no command /{name}{nearest(name, COMMANDS)}; /help lists them")
+            raise UsageError(f"no command /{name}{nearest(name, COMMANDS)} (/help lists them)")
         COMMANDS[name][1](self, rest.strip())
 
     def _help(self, _: str) -> None:
-        for name, (text, _action) in COMMANDS.items():
-            self.console.print(f"/{name:8} {text}", markup=False)
-        self.console.print("A \\ at the end of a line continues it on the next.", markup=False)
+        lines = {f"/{name}": text for name, (text, _action) in COMMANDS.items()}
+        lines["... \\"] = "goes on in the next line; pasted lines are one message"
+        for name, text in lines.items():
+            start, indent = f"{name:10}", " " * 10
+            width = int(min(max(columns(sys.stdout), 2 * len(indent)), 100))
+            filled = textwrap.fill(text, width, initial_indent=start, subsequent_indent=indent)
+            self.console.print(filled, markup=False)
 
     def _system(self, text: str) -> None:
         self.conversation.system = text
@@ -218,6 +249,7 @@ class Chat:
 
     def _reset(self, _: str) -> None:
         self.conversation.messages.clear()
+        self._note("forgotten")
 
     def _undo(self, _: str) -> None:
         self._note(f"took back: {self.conversation.undo()}")
@@ -285,6 +317,15 @@ def checked(sampling: SamplingParams) -> SamplingParams:
     except _engine.ModelError as error:
         raise UsageError(str(error)) from None
     return sampling
+
+
+def columns(stream: TextIO) -> float:
+    """Of the window it is shown in, without end for a file. What COLUMNS in the environment says
+    may be older than the window's size."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except OSError:
+        return math.inf
 
 
 def printable(text: str) -> str:

@@ -15,6 +15,7 @@ def loading_line() -> Callable[[int, int], None]:
 
     def show(done: int, total: int) -> None:
         if sys.stderr.isatty() and time.perf_counter() - began > 1:
-            click.echo(f"\rloading {done / total:4.0%}", err=True, nl=done == total)
+            line = f"\rloading {done / total:4.0%}"
+            click.echo(f"\r{' ' * len(line)}\r" if done == total else line, err=True, nl=False)
 
     return show
