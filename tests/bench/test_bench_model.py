@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wrinklefree import _engine
+from wrinklefree import LLM, _engine
 from wrinklefree.bench.model import PHASES
 from wrinklefree.bench.shapes import Model
 from wrinklefree.bench.synthetic import write_model
+from wrinklefree.engine import Tokenizer
 
 TINY = Model("tiny", 2, 256, 512, 4, 2, 64, 400)
 SHORT = ["--prompt", "20", "--tokens", "4", "--depth", "20", "--rounds", "1", "--threads", "2"]
@@ -159,3 +160,22 @@ def test_bandwidth_checks_its_arguments() -> None:
     for threads, count in ((0, 1 << 20), (1, 1000)):
         with pytest.raises(_engine.ModelError, match="read_gbps wants"):
             _engine.read_gbps(threads, count)
+
+
+def test_a_random_model_may_have_a_real_tokenizer(data_dir: Path, tmp_path: Path) -> None:
+    path, directory = tmp_path / "model.gguf", data_dir / "tokenizer_smollm2"
+    write_model(
+        path,
+        TINY,
+        layers=2,
+        vocab=49152,
+        linear_type="TQ2_0",
+        head_type="Q6_K",
+        tokenizer=directory,
+    )
+    text = "One day, a naïve 東京 123"
+    with LLM(path) as llm:
+        assert llm.info["format"] == "gguf TQ2_0"
+        assert llm.tokenizer.encode(text) == Tokenizer.from_dir(directory).encode(text)
+        assert llm.tokenizer.chat_template is not None
+        assert llm.generate(text, max_tokens=4).token_ids

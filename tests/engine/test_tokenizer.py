@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +126,11 @@ def test_directory_without_tokenizer_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(FormatError, match=r"tokenizer\.json: "):
         Tokenizer.from_dir(tmp_path)
+
+
+def test_all_end_tokens_of_a_directory_count(stories_dir: Path, tmp_path: Path) -> None:
+    """Chat models name their end of turn in generation_config.json alone."""
+    shutil.copytree(stories_dir, tmp_path / "model")
+    generation = {"eos_token_id": [2, 7]}
+    (tmp_path / "model/generation_config.json").write_text(json.dumps(generation))
+    assert Tokenizer.from_dir(tmp_path / "model").eos_ids == (2, 7)

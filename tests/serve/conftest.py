@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 from weakref import WeakSet
 
 import httpx
@@ -23,6 +23,7 @@ import uvicorn
 from wrinklefree.engine import SamplingParams
 from wrinklefree.errors import WrinklefreeError
 from wrinklefree.serve.app import build_app
+from wrinklefree.serve.connections import connection_class
 from wrinklefree.serve.model import ServedModel, Stepped, Token, Work
 from wrinklefree.serve.responses import ModelMeta
 from wrinklefree.serve.settings import Settings
@@ -210,7 +211,11 @@ class RunningServer:
 def running_server(model: ServedModel, settings: Settings) -> Iterator[RunningServer]:
     app = build_app(model, settings)
     config = uvicorn.Config(
-        app, log_level="error", http="h11", ws="none", timeout_graceful_shutdown=1
+        app,
+        log_level="error",
+        http=connection_class(settings),
+        ws="none",
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     # The protocol is named because asyncio sends small writes at once (TCP_NODELAY) only then.
@@ -239,16 +244,18 @@ def running_server(model: ServedModel, settings: Settings) -> Iterator[RunningSe
 
 @contextmanager
 def started_server(
-    *arguments: object, python: Sequence[str] = ()
+    *arguments: object, python: Sequence[str] = (), log: IO[str] | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
     """A wf-serve process, its address and the lines it printed.
 
-    `python` holds options of the interpreter.
+    `python` holds options of the interpreter; `log` takes what it writes to stderr.
     """
     program = "from wrinklefree.cli.serve import main; main()"
     command = [sys.executable, *python, "-c", program, *map(str, arguments), "--port", "0"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+    ) as process:
         try:
             assert process.stdout is not None
             lines = []

@@ -9,8 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import BaseModel
 
 from tests.serve.conftest import started_server
+from wrinklefree.serve.protocol import UNSUPPORTED, ChatRequest, CompletionRequest
 
 HUGE = 10**400
 NAN, INFINITY = float("nan"), float("inf")
@@ -49,11 +51,15 @@ CHAT: dict[str, list[Any]] = {
     "max_completion_tokens": [0, -1, 1.5, "1", NAN, HUGE],
     "logprobs": [1, "true", []],
     "top_logprobs": [-1, 21, 1.5, "1", NAN, HUGE],
+    "tools": ["weather", {}, [1], [{}], [{"type": "x"}]],
+    "tool_choice": ["always", 1, [], {"type": "function"}, "auto"],
+    "parallel_tool_calls": [1, "true", []],
 }
 TEXT: dict[str, list[Any]] = {
     **SHARED,
     "prompt": [None, [], [[]], 1, {}, [1.5], [-1], [HUGE], [True], [1, "a"], [9999], ["a"] * 17],
     "logprobs": [-1, 6, 1.5, "1", True, NAN, HUGE],
+    "echo": [1, "true", []],
 }
 REQUIRED = {"messages", "prompt", "messages.0.role", "messages.0.content"}
 ENDPOINTS = {
@@ -70,11 +76,25 @@ def with_field(body: dict[str, Any], field: str, value: Any) -> dict[str, Any]:
     for part in path:
         place = place[int(part)] if part.isdigit() else place[part]
     place[name] = value
-    if field == "stream_options":
+    if field == "stream_options" and value is not None:
         copy["stream"] = True
     if field == "top_logprobs":
         copy["logprobs"] = True
     return copy
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"), [(CHAT, ChatRequest), (TEXT, CompletionRequest)], ids=["chat", "text"]
+)
+def test_the_tables_hold_every_field(fields: dict[str, Any], kind: type[BaseModel]) -> None:
+    assert {field.split(".")[0] for field in fields} == set(kind.model_fields)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_null_is_absent_for_fields_that_are_not_supported(ok_server: Any, stream: bool) -> None:
+    assert ok_server.chat(**dict.fromkeys(UNSUPPORTED), stream=stream).status_code == 200
+    for field in UNSUPPORTED:
+        assert ok_server.chat(**{field: {}}).json()["error"]["param"] == field
 
 
 def try_all_values(http: httpx.Client, path: str) -> None:
@@ -91,8 +111,11 @@ def try_all_values(http: httpx.Client, path: str) -> None:
             assert field.split(".")[0] in error["message"], shown
             assert error["type"] == "invalid_request_error"
         if field not in REQUIRED:
-            answer = http.post(path, json=with_field(good, field, None))
-            assert answer.status_code == 200, f"{field}=null"
+            for stream in (False, True):
+                asked = with_field(good, field, None) | (
+                    {"stream": stream} if field != "stream" else {}
+                )
+                assert http.post(path, json=asked).status_code == 200, f"{field}=null"
     assert http.post(path, json=good).status_code == 200
 
 

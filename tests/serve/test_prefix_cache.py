@@ -113,6 +113,24 @@ def test_a_second_turn_computes_what_is_new(model: Any, serve: Any) -> None:
     assert fed_by(model, lambda: server.complete(prompt=prompt)) == 1 + 2  # its last token again
 
 
+def test_a_beginning_of_no_use_is_forgotten(model: Any, serve: Any) -> None:
+    server = serve(model)
+    prompt = [65] * 100
+    server.complete(prompt=prompt)
+    fork, damaged = model.fork, []
+
+    def fork_all_but_the_first(slot: Any, *arguments: Any, **options: Any) -> Any:
+        damaged[:] = damaged or [slot]
+        if slot is damaged[0]:
+            raise RuntimeError("pages are gone")
+        return fork(slot, *arguments, **options)
+
+    model.fork = fork_all_but_the_first
+    computed = server.complete(prompt=prompt)
+    assert (computed.json()["choices"][0]["text"], cached(computed)) == ("ab", 0)
+    assert cached(server.complete(prompt=prompt)) == 99  # of the second one
+
+
 def test_choices_of_one_prompt_share_it(model: Any, serve: Any) -> None:
     server = serve(model, parallel=8)
     prompt = [66] * 300  # several chunks: the others wait for the first

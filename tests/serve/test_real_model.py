@@ -182,6 +182,15 @@ def test_many_streams_say_what_each_says_alone(server: Any, num_streams: int) ->
     assert server.worker.num_running == server.worker.num_waiting == 0
 
 
+def test_a_prompt_has_one_start_token(llm: LLM, server: Any) -> None:
+    ids = server.http.post("/tokenize", json={"prompt": "One day"}).json()["tokens"]
+    assert ids.count(llm.tokenizer.bos_id) == 1
+    assert ids[0] == llm.tokenizer.bos_id
+    assert server.complete(max_tokens=1, prompt="One day").json()["usage"]["prompt_tokens"] == len(
+        ids
+    )
+
+
 def test_control_tokens_in_a_prompt_stay_text(llm: LLM, server: Any) -> None:
     spelled = next(iter(llm.tokenizer.special_tokens))
     plain = server.complete(prompt="ab", max_tokens=1).json()["usage"]["prompt_tokens"]

@@ -146,6 +146,20 @@ def test_a_form_that_cannot_be_followed_is_refused(server: Any, form: Any) -> No
     assert len(error["message"]) < 400
 
 
+@pytest.mark.parametrize(
+    ("form", "why"),
+    [
+        ({"type": "regex", "regex": "secret("}, "unclosed group"),
+        ({"type": "regex", "regex": r"(secret)\1"}, "backreferences are not supported"),
+        (by_schema({"type": "string", "pattern": "secret["}), "unclosed character class"),
+    ],
+)
+def test_the_reason_is_told_and_the_pattern_is_not(server: Any, form: Any, why: str) -> None:
+    message = server.chat(response_format=form).json()["error"]["message"]
+    assert why in message
+    assert "secret" not in message
+
+
 def test_null_and_text_are_no_form(server: Any) -> None:
     asked = {"temperature": 0, "max_tokens": 5}
     plain = choices_of(server.complete(**asked))

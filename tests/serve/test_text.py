@@ -85,6 +85,49 @@ def test_a_special_token_can_be_a_stop(serve: Any, scripted: Any) -> None:
     server = serve(scripted([b"a", scripted.SPECIAL, b"b"]))
     assert server.chat().json()["choices"][0]["message"]["content"] == "ab"
     assert server.chat(stop="<turn>").json()["choices"][0]["message"]["content"] == "a"
+    assert streamed(server.chat(stop=["<turn>", "x"], stream=True)) == ("a", "stop")
+    assert server.complete(stop="<turn>", logprobs=1).json()["choices"][0]["text"] == "a"
+    mixed = server.chat(stop=["a<turn>"])
+    assert mixed.status_code == 400
+    assert "a special token must be a stop of its own" in mixed.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("stop", [None, []])
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_stop_stops_nothing(serve: Any, scripted: Any, stop: Any, stream: bool) -> None:
+    answer = serve(scripted([b"a", b"b"])).chat(stop=stop, stream=stream)
+    text = streamed(answer)[0] if stream else answer.json()["choices"][0]["message"]["content"]
+    assert text == "ab"
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_usage_is_null_in_every_chunk_but_the_last(ok_server: Any, path: str) -> None:
+    asked = {"stream": True, "stream_options": {"include_usage": True}}
+    body = (
+        {"prompt": "x"}
+        if path == "/v1/completions"
+        else {"messages": [{"role": "user", "content": "x"}]}
+    )
+    events = ok_server.http.post(path, json=body | asked).text.split("\n\n")
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events if "{" in event]
+    assert len(chunks) > 2
+    assert all(chunk["usage"] is None for chunk in chunks[:-1])
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["total_tokens"] > 0
+    asked["stream_options"] = {"include_usage": False}
+    assert "usage" not in ok_server.http.post(path, json=body | asked).text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_end_token_ends_an_answer(serve: Any, scripted: Any, stream: bool) -> None:
+    model = scripted([b"a", scripted.SPECIAL, b"b"])
+    model.tokenizer.eos_ids = (scripted.END, scripted.SPECIAL)
+    answer = serve(model).chat(stream=stream)
+    if stream:
+        assert streamed(answer) == ("a", "stop")
+    else:
+        choice = answer.json()["choices"][0]
+        assert (choice["message"]["content"], choice["finish_reason"]) == ("a", "stop")
 
 
 def test_without_a_limit_the_context_is_the_limit(serve: Any, scripted: Any) -> None:
@@ -126,6 +169,17 @@ def test_the_prompt_must_leave_room_for_one_token(serve: Any, scripted: Any) -> 
 )
 def test_odd_prompts_get_an_answer(ok_server: Any, path: str, body: Any) -> None:
     assert ok_server.http.post(path, json=body).status_code == 200
+
+
+def test_a_model_without_a_start_token_needs_a_prompt(serve: Any, scripted: Any) -> None:
+    model = scripted([b"ok"])
+    model.tokenizer.bos_id = None
+    model.tokenizer.encode = lambda text, **_: list(text.encode())
+    server = serve(model)
+    refused = server.complete(prompt="")
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "prompt"
+    assert server.complete(prompt="x").json()["choices"][0]["text"] == "ok"
 
 
 def test_a_template_that_refuses_is_a_bad_request(ok_server: Any) -> None:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from wrinklefree.bench.shapes import Model
 from wrinklefree.convert import q6_k
+from wrinklefree.convert.to_gguf import add_keys
+from wrinklefree.convert.tokenizer_gguf import tokenizer_keys
 
 NAMES = {
     "q": ["attn_q"],
@@ -23,12 +25,21 @@ _EMBEDDING_ROWS = 4096  # made at a time
 
 
 def write_model(
-    path: Path, model: Model, *, layers: int, vocab: int, linear_type: str, head_type: str
+    path: Path,
+    model: Model,
+    *,
+    layers: int,
+    vocab: int,
+    linear_type: str,
+    head_type: str,
+    tokenizer: Path | None = None,
 ) -> None:
     """A Llama graph with a tied head. All layers have the same weights: speed cannot tell.
 
     `linear_type` is TQ2_0, TQ1_0 (input widths that 256 divides) or Q4_0 (32): each holds ternary
-    codes with one scale exactly, so all files of a model hold the same weights.
+    codes with one scale exactly, so all files of a model hold the same weights. `tokenizer` is a
+    directory with a tokenizer.json of at most `vocab` tokens; without it every byte is a token, and
+    the rest of the vocabulary is made up.
     """
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(8192)
@@ -43,12 +54,10 @@ def write_model(
     writer.add_rope_dimension_count(model.head_dim)
     writer.add_rope_freq_base(100000.0)
     writer.add_vocab_size(vocab)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(ALPHABET + [f"t{i}" for i in range(vocab - len(ALPHABET))])
-    writer.add_token_types([1] * vocab)
-    writer.add_token_merges(["! !"])
-    writer.add_eos_token_id(vocab - 1)
+    if tokenizer is None:
+        _add_bytes_tokenizer(writer, vocab)
+    else:
+        add_keys(writer, tokenizer_keys(tokenizer, {"vocab_size": vocab}))
 
     head = gguf.GGMLQuantizationType[head_type]
     writer.add_tensor("token_embd.weight", _embedding(vocab, model.hidden, head), raw_dtype=head)
@@ -65,6 +74,15 @@ def write_model(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _add_bytes_tokenizer(writer: gguf.GGUFWriter, vocab: int) -> None:
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(ALPHABET + [f"t{i}" for i in range(vocab - len(ALPHABET))])
+    writer.add_token_types([1] * vocab)
+    writer.add_token_merges(["! !"])
+    writer.add_eos_token_id(vocab - 1)
 
 
 def _embedding(vocab: int, hidden: int, kind: gguf.GGMLQuantizationType) -> NDArray[np.generic]:

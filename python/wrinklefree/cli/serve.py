@@ -150,7 +150,8 @@ def load(model: Path, *, threads: int | None, context: int | None, kv_cache: KvC
     from wrinklefree.engine import LLM
 
     with ThreadPoolExecutor(1) as pool:
-        importing = pool.map(import_module, ("uvicorn", "wrinklefree.serve.app"))
+        modules = ("wrinklefree.serve.connections", "wrinklefree.serve.app")
+        importing = pool.map(import_module, modules)
         llm = LLM(
             model,
             threads=threads,
@@ -167,6 +168,7 @@ def run(llm: LLM, settings: Settings, listener: socket.socket) -> None:
     import uvicorn
 
     from wrinklefree.serve.app import build_app
+    from wrinklefree.serve.connections import BACKLOG, connection_class
     from wrinklefree.serve.native import NativeModel
 
     app = build_app(NativeModel(llm), settings)
@@ -183,8 +185,9 @@ def run(llm: LLM, settings: Settings, listener: socket.socket) -> None:
 
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=connection_class(settings),
         ws="none",
+        backlog=BACKLOG,
         log_config=None,
         log_level=logging.WARNING,
         access_log=False,

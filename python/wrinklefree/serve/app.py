@@ -187,12 +187,16 @@ def _check_model(name: str | None, settings: Settings) -> None:
 async def _body(request: Request, settings: Settings) -> bytes:
     """The request body; raises ApiError 413 as soon as it is too long, 408 when it is too slow."""
 
+    def check(size: int) -> None:
+        if size > settings.max_body_bytes:
+            raise ApiError(413, f"the body is larger than {settings.max_body_bytes} bytes")
+
     async def read() -> bytes:
+        check(int(request.headers.get("content-length", 0)))  # digits: h11 looks at them
         parts, size = [], 0
         async for part in request.stream():
             size += len(part)
-            if size > settings.max_body_bytes:
-                raise ApiError(413, f"the body is larger than {settings.max_body_bytes} bytes")
+            check(size)
             parts.append(part)
         return b"".join(parts)
 

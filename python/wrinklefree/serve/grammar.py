@@ -196,7 +196,11 @@ def _json_grammar(schema: dict[str, Any]) -> str:
 
 
 def _refusal(reason: str, param: str) -> ApiError:
-    first = reason.strip().splitlines()[0][:200]
+    lines = reason.strip().splitlines()
+    # Of a pattern that is wrong the first line only repeats it.
+    why = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), "")
     return bad_request(
-        f"{param}: this server cannot follow it: {first}", param=param, code=f"invalid_{param}"
+        f"{param}: this server cannot follow it: {(why or lines[0])[:200]}",
+        param=param,
+        code=f"invalid_{param}",
     )

@@ -27,6 +27,9 @@ class Prefix:
     length: int
 
 
+NO_PREFIX = Prefix(None, 0)
+
+
 @dataclass(slots=True)
 class _Entry:
     tokens: list[int]
@@ -73,3 +76,8 @@ class PrefixCache:
         self.num_bytes = sum(entry.num_bytes for entry in self._entries)
         while self.num_bytes > self.max_bytes:
             self.num_bytes -= self._entries.pop(0).num_bytes
+
+    def drop(self, slot: Any) -> None:
+        """Forgets a slot, if it is here."""
+        self._entries = [entry for entry in self._entries if entry.slot is not slot]
+        self.num_bytes = sum(entry.num_bytes for entry in self._entries)

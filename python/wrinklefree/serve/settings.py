@@ -21,6 +21,8 @@ class Settings:
     prefix_cache_bytes: int = 256 << 20
     """Keys and values kept for prompts that begin the same; 0 keeps none."""
     max_body_bytes: int = 2 << 20
+    head_timeout_s: float = 30.0
+    """A client gets this long to ask for something, and for the lines of its request."""
     body_timeout_s: float = 30.0
     keep_alive_s: float = 15.0
     """A stream that is silent for so long sends a comment; proxies often hang up after 60 s."""

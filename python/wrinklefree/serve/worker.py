@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from wrinklefree.serve.errors import bad_request, overloaded, shutting_down
 from wrinklefree.serve.generation import FinishReason, Generation, Prompt
 from wrinklefree.serve.metrics import Metrics
 from wrinklefree.serve.model import ServedModel, Token, Work
-from wrinklefree.serve.prefix_cache import MIN_SHARED, Prefix, PrefixCache
+from wrinklefree.serve.prefix_cache import MIN_SHARED, NO_PREFIX, Prefix, PrefixCache
 from wrinklefree.serve.settings import Settings
 
 log = logging.getLogger("wrinklefree.serve")
@@ -149,11 +150,9 @@ class Worker:
             return False
         num_tokens = len(generation.prompt) + generation.max_tokens
         try:
-            if prefix.length:
-                generation.slot = self._model.fork(
-                    prefix.slot, prefix.length, generation.sampling, max_tokens=num_tokens
-                )
-            else:
+            generation.slot = self._fork(prefix, generation.sampling, num_tokens)
+            if generation.slot is None:
+                prefix = NO_PREFIX
                 generation.slot = self._model.open(generation.sampling, max_tokens=num_tokens)
         except Exception:
             log.exception("no slot for a generation of %d tokens", num_tokens)
@@ -164,15 +163,27 @@ class Worker:
         self.metrics.prefix_hits.inc(prefix.length)
         return True
 
+    def _fork(self, prefix: Prefix, sampling: SamplingParams, num_tokens: int) -> Any:
+        """A slot that goes on behind `prefix`; None if nothing is shared, or nothing that is of
+        use: that is forgotten, so that no other prompt meets it."""
+        if prefix.length == 0:
+            return None
+        try:
+            return self._model.fork(prefix.slot, prefix.length, sampling, max_tokens=num_tokens)
+        except Exception:
+            log.exception("a prompt of %d tokens that was kept is forgotten", prefix.length)
+            self._prefixes.drop(prefix.slot)
+            return None
+
     def _longest_prefix(self, generation: Generation) -> Prefix | None:
         """What is there of a prompt but its last token, whose logits are needed; None: wait for it.
 
         A scored prompt needs the logits of all its tokens.
         """
         if self._settings.prefix_cache_bytes == 0 or generation.scores_prompt:
-            return Prefix(None, 0)
+            return NO_PREFIX
         tokens = generation.prompt[:-1]
-        best = self._prefixes.find(tokens) or Prefix(None, 0)
+        best = self._prefixes.find(tokens) or NO_PREFIX
         for other in self._running:
             if other is generation:
                 break
