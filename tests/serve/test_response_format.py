@@ -147,6 +147,25 @@ def test_a_form_that_cannot_be_followed_is_refused(server: Any, form: Any) -> No
 
 
 @pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": [{"type": "string", "pattern": f"^.*x{i}.*$"} for i in range(40)]},  # for ever
+        {"type": "integer", "multipleOf": 9999991},  # gigabytes
+    ],
+    ids=["time", "memory"],
+)
+def test_a_form_that_would_take_too_much_is_refused(server: Any, schema: dict[str, Any]) -> None:
+    plain = {"temperature": 0, "max_tokens": 5}
+    expected = choices_of(server.complete(**plain))
+    with ThreadPoolExecutor(4) as pool:
+        refused = [pool.submit(server.complete, response_format=by_schema(schema)) for _ in "ab"]
+        assert choices_of(server.complete(**plain)) == expected  # meanwhile
+        for answer in refused:
+            assert answer.result().status_code == 400
+            assert "too much time or memory" in answer.result().json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
     ("form", "why"),
     [
         ({"type": "regex", "regex": "secret("}, "unclosed group"),

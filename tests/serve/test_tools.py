@@ -211,6 +211,21 @@ def test_a_named_tool_is_called(server: Any) -> None:
             },
             "tools",
         ),
+        (
+            {
+                "tools": [
+                    {
+                        "type": "function",
+                        "function": {
+                            "name": "a",
+                            "parameters": {"type": "integer", "multipleOf": 9999991},
+                        },
+                    }
+                ],
+                "tool_choice": "required",
+            },
+            "tools: this server cannot follow it: it takes too much",
+        ),
         ({"messages": [{"role": "tool", "content": "x"}]}, "tool_call_id"),
         ({"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]}, "tool_call_id"),
         ({"messages": [{"role": "assistant"}]}, "content"),

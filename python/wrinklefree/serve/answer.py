@@ -73,12 +73,11 @@ class EventStream(Response):
         for index in range(len(self._job)):
             if (opening := self._reply.opening(index)) is not None:
                 yield self._chunk(opening)
-        while not self._job.is_finished:
-            try:
-                index, event = await asyncio.wait_for(self._job.next_event(), self._keep_alive_s)
-            except asyncio.TimeoutError:
+        async for item in self._job.events_and_silence(self._keep_alive_s):
+            if item is None:
                 yield ": keep-alive"
                 continue
+            index, event = item
             if isinstance(event, Delta):
                 for chunk in self._reply.chunks(index, event):
                     yield self._chunk(chunk)

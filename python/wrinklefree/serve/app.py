@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
@@ -21,7 +22,13 @@ from wrinklefree.serve.job import Job
 from wrinklefree.serve.model import ServedModel
 from wrinklefree.serve.openapi import openapi
 from wrinklefree.serve.page import chat_page
-from wrinklefree.serve.prompts import check_ids, generation_makers, grammar_of, prompts_of
+from wrinklefree.serve.prompts import (
+    check_ids,
+    generation_makers,
+    grammar_of,
+    has_form,
+    prompts_of,
+)
 from wrinklefree.serve.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -123,12 +130,17 @@ def _add_generation_routes(
     app: FastAPI, model: ServedModel, settings: Settings, worker: Worker
 ) -> None:
     grammars = Grammars(model.tokenizer)
+    # Threads of their own: schemas that take long hold up no request without one.
+    compilers = ThreadPoolExecutor(2, thread_name_prefix="grammar")
 
     async def answer(request: Request, asked: ChatRequest | CompletionRequest) -> Response:
         _check_model(asked.model, settings)
         # Tokenizing a long prompt takes a while; other streams go on meanwhile.
         prompts = await asyncio.to_thread(prompts_of, model, asked)
-        grammar = await asyncio.to_thread(grammar_of, grammars, asked)
+        grammar = None
+        if has_form(asked):
+            loop = asyncio.get_running_loop()
+            grammar = await loop.run_in_executor(compilers, grammar_of, grammars, asked)
         makers = generation_makers(model, asked, prompts, grammar)
         job = Job(worker, makers, num_prompt_tokens=sum(map(len, prompts)))
         request.state.job = job  # for the log
@@ -200,9 +212,14 @@ async def _body(request: Request, settings: Settings) -> bytes:
             parts.append(part)
         return b"".join(parts)
 
+    reading = asyncio.create_task(read())
     try:
-        return await asyncio.wait_for(read(), settings.body_timeout_s)
+        # NOTE: up to Python 3.11 asyncio.wait_for may swallow a cancellation.
+        done, _ = await asyncio.wait({reading}, timeout=settings.body_timeout_s)
+        if not done:
+            raise ApiError(408, "the body did not arrive in time")
+        return reading.result()
     except ClientDisconnect:
         raise ApiError(400, "the body is incomplete") from None
-    except asyncio.TimeoutError:
-        raise ApiError(408, "the body did not arrive in time") from None
+    finally:
+        reading.cancel()

@@ -15,6 +15,7 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
 from wrinklefree.serve.errors import ApiError, bad_request
+from wrinklefree.serve.grammar_trial import Trials
 from wrinklefree.serve.model import Tokenizer
 from wrinklefree.serve.protocol import (
     JsonObjectFormat,
@@ -65,6 +66,7 @@ class Grammars:
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
         self._compiled: LLTokenizer | None = None
+        self._trials = Trials()
 
     def of(self, form: ResponseFormat) -> Grammar | None:
         """The grammar of a response format; None for plain text. Raises ApiError 400 for a schema
@@ -80,6 +82,8 @@ class Grammars:
         return self._compile(source, "response_format")
 
     def _compile(self, source: str, param: str) -> Grammar:
+        if not self._trials.passes(source):
+            raise _refusal("it takes too much time or memory", param)
         matcher = LLMatcher(self._vocabulary(), source, log_level=0)
         if matcher.is_error():
             raise _refusal(matcher.get_error(), param)

@@ -23,7 +23,7 @@ class Job:
         self.num_prompt_tokens = num_prompt_tokens
         self._worker = worker
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[int, Event] | None] = asyncio.Queue()
         self._generations = [make(self._emitter(index)) for index, make in enumerate(makers)]
         self.finished: dict[int, Finished] = {}
         worker.submit(self._generations)
@@ -49,17 +49,31 @@ class Job:
     def is_finished(self) -> bool:
         return len(self.finished) == len(self._generations)
 
-    async def next_event(self) -> tuple[int, Event]:
-        """(choice, event), when it comes. Not once all choices are finished."""
-        index, event = await self._events.get()
-        if isinstance(event, Finished):
-            self.finished[index] = event
-        return index, event
-
     async def events(self) -> AsyncIterator[tuple[int, Event]]:
-        """All that is left of them."""
+        """(choice, event) as they come, to the last of all choices."""
+        async for item in self.events_and_silence(None):
+            if item is not None:
+                yield item
+
+    async def events_and_silence(
+        self, silence_s: float | None
+    ) -> AsyncIterator[tuple[int, Event] | None]:
+        """The same, and None where nothing came for so long."""
         while not self.is_finished:
-            yield await self.next_event()
+            item = await self._next(silence_s)
+            if item is not None and isinstance(item[1], Finished):
+                self.finished[item[0]] = item[1]
+            yield item
+
+    async def _next(self, silence_s: float | None) -> tuple[int, Event] | None:
+        # NOTE: up to Python 3.11 asyncio.wait_for may swallow a cancellation.
+        if silence_s is None:
+            return await self._events.get()
+        alarm = self._loop.call_later(silence_s, self._events.put_nowait, None)
+        try:
+            return await self._events.get()
+        finally:
+            alarm.cancel()
 
     def cancel(self) -> None:
         """Ends the choices that still run; each still sends its last event."""

@@ -12,7 +12,12 @@ from wrinklefree.serve.generation import Event, Generation
 from wrinklefree.serve.grammar import Grammar, Grammars
 from wrinklefree.serve.job import MakeGeneration
 from wrinklefree.serve.model import ServedModel, Tokenizer
-from wrinklefree.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest
+from wrinklefree.serve.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    GenerationRequest,
+    TextFormat,
+)
 from wrinklefree.serve.streaming import TextStream
 
 
@@ -138,6 +143,12 @@ def generation_makers(
         return make
 
     return [maker(prompt, choice) for prompt in prompts for choice in range(request.n)]
+
+
+def has_form(request: GenerationRequest) -> bool:
+    """Whether the answer must keep to a grammar."""
+    is_call = isinstance(request, ChatRequest) and bool(request.required_tools)
+    return is_call or not isinstance(request.response_format, TextFormat)
 
 
 def grammar_of(grammars: Grammars, request: GenerationRequest) -> Grammar | None:
