@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK = "#444444"
-_COLOURS = ("#3b6ea5", "#c8553d", "#5b8c5a", "#8a6fa8", "#b08a3c", "#5f9ea0")
+# Okabe and Ito's, which people who confuse red and green tell apart.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_CODE_COLOURS = {"-1": "#0072b2", "0": "#dddddd", "+1": "#d55e00"}
 _STYLE: dict[Any, Any] = {
     "figure.figsize": (7.0, 4.4),
     "figure.dpi": 150,
@@ -65,15 +68,59 @@ def colours(count: int) -> list[str]:
     return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
 
 
-def use_log_scales(axes: Axes) -> None:
-    """Both axes logarithmic, ticks as plain numbers."""
+def use_log_scale(axes: Axes, *names: str) -> None:
+    """The axes "x", "y" or both logarithmic, ticks as plain numbers."""
     from matplotlib.ticker import LogLocator, NullLocator
 
-    axes.set(xscale="log", yscale="log")
-    for axis in (axes.xaxis, axes.yaxis):
+    for name in names:
+        axes.set(**{f"{name}scale": "log"})
+        axis = axes.xaxis if name == "x" else axes.yaxis
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_locator(NullLocator())
+
+
+def fit_scale(axes: Axes) -> None:
+    """The y axis logarithmic where values differ tenfold; on less it would have hardly a tick.
+
+    It begins below all but the lowest twentieth: a loss that is next to nothing for a few steps
+    would take half of the picture.
+    """
+    drawn: list[Any] = [value for line in axes.lines for value in line.get_ydata()]  # type: ignore[union-attr]
+    values = sorted(float(value) for value in drawn if value > 0)
+    if values and values[-1] > 10 * values[0]:
+        use_log_scale(axes, "y")
+        axes.set_ylim(bottom=values[len(values) // 20] / 1.5)
+
+
+def draw_noisy(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, name: str) -> None:
+    """A line that jumps from step to step: pale as it is, and its mean."""
+    axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.7)
+    draw_mean(axes, x, y, colour, name)
+
+
+def draw_mean(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, name: str) -> None:
+    """The running mean of a line over a twentieth of it."""
+    weight = 1 - 1 / max(1, len(y) / 20)
+    means: list[float] = []
+    for value in y:
+        means.append(weight * means[-1] + (1 - weight) * value if means else value)
+    axes.plot(x, means, color=colour, label=name)
+
+
+def draw_code_shares(axes: Axes, layers: Sequence[int], shares: Sequence[Sequence[float]]) -> None:
+    """A bar for each layer, of its shares of the codes -1, 0 and 1."""
+    from matplotlib.ticker import MaxNLocator
+
+    below = [0.0] * len(layers)
+    for index, (name, colour) in enumerate(_CODE_COLOURS.items()):
+        part = [share[index] for share in shares]
+        axes.bar(layers, part, 0.9, bottom=below, color=colour, label=name)
+        below = [low + share for low, share in zip(below, part, strict=True)]
+    axes.set(xlabel="layer", ylabel="share of the weights", ylim=(0, 1))
+    axes.grid(False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
 
 
 @contextmanager
@@ -84,6 +131,7 @@ def picture(path: Path) -> Iterator[Axes]:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from PIL import Image
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -91,4 +139,8 @@ def picture(path: Path) -> Iterator[Axes]:
         figure = Figure()
         FigureCanvasAgg(figure)
         yield figure.subplots()
-        figure.savefig(path, format="png", metadata={"Software": None})
+        drawn = BytesIO()
+        figure.savefig(drawn, format="png")
+        # 64 colours are plenty, and a third of the bytes.
+        image = Image.open(drawn).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+        image.save(path, format="PNG", optimize=True)

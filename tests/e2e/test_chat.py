@@ -133,6 +133,7 @@ def test_ctrl_c_stops_the_answer_alone(terminal: Terminal) -> None:
 
 
 def test_pasted_lines_are_one_message(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.wait_for(r"\x1b\[\?2004h")  # asks the terminal to say what is pasted
     terminal.type("\x1b[200~Once upon\na time\x1b[201~\n")
     terminal.wait_for("20 tokens")
     saved = tmp_path / "chat.jsonl"

@@ -38,7 +38,7 @@ def draw(axes: Axes, roofline: dict[str, Any], title: str) -> None:
     # Where the roofs meet; without the second one the first goes on.
     ridge = peak / bandwidth if peak else right
     right = max(right, 4 * ridge) if peak else right
-    plots.use_log_scales(axes)
+    plots.use_log_scale(axes, "x", "y")
     axes.plot([left, ridge], [bottom, bandwidth * ridge], color=plots.INK)
     beside = left**0.25 * ridge**0.75
     axes.annotate(
@@ -58,7 +58,10 @@ def draw(axes: Axes, roofline: dict[str, Any], title: str) -> None:
             ha="right",
         )
     for p, colour in zip(points, plots.colours(len(points)), strict=True):
-        axes.plot(p["macs_per_byte"], p["gmacs"], "o", color=colour, label=p["name"])
+        roof = bandwidth * p["macs_per_byte"]
+        share = p["gmacs"] / (min(roof, peak) if peak else roof)
+        label = f"{p['name']}: {share:.0%} of its roof"
+        axes.plot(p["macs_per_byte"], p["gmacs"], "o", color=colour, label=label)
     axes.set(
         title=title,
         xlabel="ternary multiply-adds per byte read",

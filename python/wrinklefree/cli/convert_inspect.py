@@ -97,18 +97,8 @@ def _plain(text: str) -> str:
 
 
 def draw(axes: Axes, contents: Contents, title: str) -> None:
-    """A bar of three parts for each layer."""
-    from matplotlib.ticker import MaxNLocator
-
-    layers = contents.layer_codes
-    labels, colours = ("-1", "0", "+1"), plots.colours(3)
-    below = [0.0] * len(layers)
-    for index in range(3):
-        shares = [counts[index] / sum(counts) for counts in layers.values()]
-        axes.bar(
-            list(layers), shares, bottom=below, label=labels[index], color=colours[index], width=0.9
-        )
-        below = [low + share for low, share in zip(below, shares, strict=True)]
-    axes.set(title=f"Weight codes of {title}", xlabel="layer", ylabel="share", ylim=(0, 1))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+    """The codes of each layer."""
+    counts = contents.layer_codes
+    shares = [[code / sum(codes) for code in codes] for codes in counts.values()]
+    plots.draw_code_shares(axes, list(counts), shares)
+    axes.set_title(f"Ternary codes of {title}")

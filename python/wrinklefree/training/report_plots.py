@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from wrinklefree import plots
 from wrinklefree.training.weight_histograms import RANGE, Histograms
 
@@ -35,19 +33,31 @@ def draw_loss(axes: Axes, train: Entries, evaluations: Entries) -> None:
     shown = ["loss", *(terms if len(terms) > 1 else [])]
     colours = iter(plots.colours(len(shown) + len(held_out)))
     for name in shown:
-        width = 1.4 if name == "loss" else 0.9
-        axes.plot(*series(train, name), color=next(colours), linewidth=width, label=name)
+        line = (*series(train, name), next(colours))
+        if name == "loss":
+            plots.draw_noisy(axes, *line, name)
+        else:
+            plots.draw_mean(axes, *line, f"part: {name.removeprefix('loss_')}")
     for name in held_out:
-        axes.plot(*series(evaluations, name), "o-", color=next(colours), markersize=4, label=name)
-    axes.set(title="Loss (weighted terms) and held-out cross-entropy", xlabel="step")
+        draw_held_out(axes, evaluations, name, next(colours))
+    # Before training, the weights at lambda 1 lose ten times as much as anything later.
+    plots.fit_scale(axes)
+    axes.set(title="Loss, its weighted parts, and held-out cross-entropy", xlabel="step")
+    axes.set_ylabel("nats")
     axes.legend()
+
+
+def draw_held_out(axes: Axes, evaluations: Entries, name: str, colour: str) -> None:
+    """Points of one figure, with a line through them."""
+    label = f"held-out {name.replace('_deployed', ' at lambda 1').replace('_', '-')}"
+    axes.plot(*series(evaluations, name), "o-", color=colour, markersize=4, label=label)
 
 
 def draw_accuracy(axes: Axes, evaluations: Entries) -> None:
     """The share of right answers on the held-out rows of a choice task."""
     found = [n for n in ("accuracy", "accuracy_deployed") if names(evaluations, n)]
     for name, colour in zip(found, plots.colours(len(found)), strict=True):
-        axes.plot(*series(evaluations, name), "o-", color=colour, markersize=4, label=name)
+        draw_held_out(axes, evaluations, name, colour)
     axes.set(title="Held-out accuracy", xlabel="step", ylabel="share of the rows")
     axes.legend()
 
@@ -58,6 +68,7 @@ def draw_rates(axes: Axes, train: Entries) -> None:
     axes.plot(*series(train, "lr"), color=rate)
     axes.set(title="Learning rate and lambda", xlabel="step", ylim=(0, None))
     axes.set_ylabel("learning rate", color=rate)
+    axes.yaxis.set_major_formatter("{x:g}")
     if names(train, "lambda"):
         other = axes.twinx()
         other.grid(False)
@@ -68,9 +79,11 @@ def draw_rates(axes: Axes, train: Entries) -> None:
 
 def draw_gradient(axes: Axes, train: Entries) -> None:
     """Gradient norm before clipping and the norm that was allowed."""
-    for name, colour in zip(("grad_norm", "grad_limit"), plots.colours(2), strict=True):
-        axes.plot(*series(train, name), color=colour, label=name)
-    axes.set(title="Gradient norm before clipping", xlabel="step", yscale="log")
+    norm, limit = plots.colours(2)
+    plots.draw_noisy(axes, *series(train, "grad_norm"), norm, "norm")
+    axes.plot(*series(train, "grad_limit"), color=limit, label="clipped to")
+    plots.fit_scale(axes)
+    axes.set(title="Gradient norm before clipping", xlabel="step", ylabel="norm")
     axes.legend()
 
 
@@ -100,7 +113,7 @@ def draw_latent(axes: Axes, histograms: Histograms) -> None:
     axes.grid(False)
     for threshold in (-0.5, 0.5):
         axes.axvline(threshold, color=plots.colours(2)[1], linewidth=1.2, linestyle="--")
-    axes.set(title="Latent weights; dashed: where the code changes", ylabel="layer")
+    axes.set(title="Latent weights, darker: more; dashed: where the code changes", ylabel="layer")
     axes.set_xlabel("weight / scale (mean |W| of its matrix)")
     axes.yaxis.set_major_locator(_integers())
 
@@ -114,15 +127,5 @@ def _integers() -> MaxNLocator:
 def draw_codes(axes: Axes, histograms: Histograms) -> None:
     """Shares of the codes -1, 0 and 1 in each layer."""
     assert histograms.codes is not None
-    layers = np.arange(len(histograms.codes))
-    bottom = np.zeros(len(layers))
-    for code, colour in zip((-1, 0, 1), plots.colours(3), strict=True):
-        share = histograms.codes[:, code + 1]
-        axes.bar(
-            layers, share, 0.9, bottom=bottom, color=colour, label=f"{code:+d}" if code else "0"
-        )
-        bottom += share
-    axes.set(title="Ternary codes", xlabel="layer", ylabel="share of the weights", ylim=(0, 1))
-    axes.grid(False)
-    axes.xaxis.set_major_locator(_integers())
-    axes.legend(loc="lower left", frameon=True)
+    plots.draw_code_shares(axes, range(len(histograms.codes)), histograms.codes.tolist())
+    axes.set_title("Ternary codes")
