@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,18 @@ def test_directory_without_tokenizer_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(FormatError, match=r"tokenizer\.json: "):
         Tokenizer.from_dir(tmp_path)
+
+
+def test_other_threads_go_on_while_a_long_text_is_encoded(stories_dir: Path) -> None:
+    tokenizer = Tokenizer.from_dir(stories_dir)
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(tokenizer.encode, "a b" * 300_000)
+        counted = 0
+        while not long.done():
+            time.sleep(0.001)
+            counted += 1
+        assert len(long.result()) > 300_000
+    assert counted > 10  # with the interpreter lock held: 1 or 2
 
 
 def test_all_end_tokens_of_a_directory_count(stories_dir: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,23 @@ def test_bodies_that_are_no_good_json(ok_server: Any, body: bytes) -> None:
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
     assert ok_server.complete().status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": [65] * 300_000 + ["x"]}),
+        ("/v1/completions", {"prompt": ["a"] * 300_000 + [1]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user"}] * 60_000}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{}] * 300_000}]}),
+        ("/v1/completions", {"prompt": "a"} | {f"f{i}": 1 for i in range(100_000)}),
+        ("/v1/completions", {"prompt": "a", "logit_bias": {str(i): "x" for i in range(150_000)}}),
+    ],
+)
+def test_many_mistakes_take_no_longer_than_one(ok_server: Any, path: str, body: Any) -> None:
+    began = time.process_time()  # of this process, server included
+    assert ok_server.http.post(path, json=body).status_code == 400
+    assert time.process_time() - began < 1
 
 
 def test_errors_repeat_nothing_of_the_request(ok_server: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -55,6 +56,31 @@ def test_many_streams_share_the_steps(serve: Any, scripted: Any) -> None:
     assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers)
     assert max(model.batch_sizes) == 16
     assert server.worker.num_running == server.worker.num_waiting == 0
+
+
+def test_long_prompts_hold_up_no_short_one(serve: Any, scripted: Any) -> None:
+    """More of them than there are helper threads, each of which takes for ever."""
+    model = scripted([b"ok"])
+    encode, goes_on = model.tokenizer.encode, threading.Event()
+
+    def slow(text: str, **options: Any) -> Any:
+        if len(text) > 100_000:
+            assert goes_on.wait(60)
+        return encode(text, **options)
+
+    model.tokenizer.encode = slow
+    server = serve(model)
+    with ThreadPoolExecutor(50) as pool:
+        long = [pool.submit(server.complete, prompt="x" * 100_001) for _ in range(40)]
+        long += [
+            pool.submit(server.http.post, "/tokenize", json={"prompt": "x" * 100_001})
+            for _ in range(10)
+        ]
+        try:
+            assert server.complete().json()["choices"][0]["text"] == "ok"
+        finally:
+            goes_on.set()
+        assert {answer.result().status_code for answer in long} == {200, 400}
 
 
 def test_health_is_fast_under_load(serve: Any, scripted: Any) -> None:

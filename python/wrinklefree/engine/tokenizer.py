@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Tokenizer:
         chat_template: str | None,
     ) -> None:
         self._backend = backend
-        self._lock = threading.Lock()  # encode_special_tokens is a setting, not an argument
+        backend.encode_special_tokens = True
         added = backend.get_added_tokens_decoder()
         self._added = frozenset(added)
         self._special = frozenset(index for index, token in added.items() if token.special)
@@ -93,10 +93,18 @@ class Tokenizer:
         `parse_special`: control tokens spelled in the text become those tokens; otherwise they
         stay text."""
         text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates have no bytes
-        with self._lock:
-            self._backend.encode_special_tokens = not parse_special
-            ids: list[int] = self._backend.encode(text, add_special_tokens=add_special).ids
+        backend = self._parsing_backend if parse_special else self._backend
+        # NOTE: encode holds the interpreter lock, for seconds where the text has megabytes.
+        (encoding,) = backend.encode_batch_fast([text], add_special_tokens=add_special)
+        ids: list[int] = encoding.ids
         return ids
+
+    @cached_property
+    def _parsing_backend(self) -> tokenizers.Tokenizer:
+        """A copy, as this is a setting that must not change while another thread encodes."""
+        copy = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        copy.encode_special_tokens = False
+        return copy
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of a whole sequence; SentencePiece's leading space is dropped."""

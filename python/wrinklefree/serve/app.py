@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
@@ -40,6 +39,7 @@ from wrinklefree.serve.replies import ChatReply, Reply, TextReply
 from wrinklefree.serve.request_log import RequestLog
 from wrinklefree.serve.responses import Detokenized, Model, ModelList, Tokenized
 from wrinklefree.serve.settings import Settings
+from wrinklefree.serve.threads import Threads
 from wrinklefree.serve.worker import Worker
 
 
@@ -64,8 +64,9 @@ def build_app(model: ServedModel, settings: Settings) -> FastAPI:
     app.add_middleware(RequestLog)  # the last one added is the first to be passed
     _add_error_handlers(app)
     _add_status_routes(app, model, settings, worker)
-    _add_generation_routes(app, model, settings, worker)
-    _add_tokenizer_routes(app, model, settings)
+    threads = Threads()
+    _add_generation_routes(app, model, settings, worker, threads)
+    _add_tokenizer_routes(app, model, settings, threads)
     return app
 
 
@@ -127,20 +128,20 @@ def _add_status_routes(
 
 
 def _add_generation_routes(
-    app: FastAPI, model: ServedModel, settings: Settings, worker: Worker
+    app: FastAPI, model: ServedModel, settings: Settings, worker: Worker, threads: Threads
 ) -> None:
     grammars = Grammars(model.tokenizer)
-    # Threads of their own: schemas that take long hold up no request without one.
-    compilers = ThreadPoolExecutor(2, thread_name_prefix="grammar")
 
-    async def answer(request: Request, asked: ChatRequest | CompletionRequest) -> Response:
+    async def answer(
+        request: Request, kind: type[ChatRequest] | type[CompletionRequest]
+    ) -> Response:
+        body = await _body(request, settings)
+        asked = parse(kind, body)
         _check_model(asked.model, settings)
-        # Tokenizing a long prompt takes a while; other streams go on meanwhile.
-        prompts = await asyncio.to_thread(prompts_of, model, asked)
+        prompts = await threads.read(len(body), lambda: prompts_of(model, asked))
         grammar = None
         if has_form(asked):
-            loop = asyncio.get_running_loop()
-            grammar = await loop.run_in_executor(compilers, grammar_of, grammars, asked)
+            grammar = await threads.compile(lambda: grammar_of(grammars, asked))
         makers = generation_makers(model, asked, prompts, grammar)
         job = Job(worker, makers, num_prompt_tokens=sum(map(len, prompts)))
         request.state.job = job  # for the log
@@ -159,31 +160,37 @@ def _add_generation_routes(
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        return await answer(request, parse(ChatRequest, await _body(request, settings)))
+        return await answer(request, ChatRequest)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        return await answer(request, parse(CompletionRequest, await _body(request, settings)))
+        return await answer(request, CompletionRequest)
 
 
-def _add_tokenizer_routes(app: FastAPI, model: ServedModel, settings: Settings) -> None:
+def _add_tokenizer_routes(
+    app: FastAPI, model: ServedModel, settings: Settings, threads: Threads
+) -> None:
     tokenizer = model.tokenizer
 
     @app.post("/tokenize")
     async def tokenize(request: Request) -> Tokenized:
-        asked = parse(TokenizeRequest, await _body(request, settings))
+        body = await _body(request, settings)
+        asked = parse(TokenizeRequest, body)
         _check_model(asked.model, settings)
-        ids = await asyncio.to_thread(
-            tokenizer.encode, asked.prompt, add_special=asked.add_special_tokens
+        ids = await threads.read(
+            len(body),
+            lambda: tokenizer.encode(asked.prompt, add_special=asked.add_special_tokens),
         )
         return Tokenized(count=len(ids), max_model_len=model.context_length, tokens=ids)
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> Detokenized:
-        asked = parse(DetokenizeRequest, await _body(request, settings))
+        body = await _body(request, settings)
+        asked = parse(DetokenizeRequest, body)
         _check_model(asked.model, settings)
         check_ids(asked.tokens, tokenizer, param="tokens")
-        return Detokenized(prompt=await asyncio.to_thread(tokenizer.decode, asked.tokens))
+        text = await threads.read(len(body), lambda: tokenizer.decode(asked.tokens))
+        return Detokenized(prompt=text)
 
 
 def _check_model(name: str | None, settings: Settings) -> None:

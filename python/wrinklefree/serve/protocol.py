@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
@@ -54,6 +55,8 @@ MAX_CHOICES = 8
 MAX_PROMPTS = 16
 MAX_REGEX_CHARS = 4096
 MAX_TOOLS = 128
+MAX_FIELDS = 256
+MAX_BIASES = 1024
 INT32_MAX = 2**31 - 1
 
 # What a field that takes several types may hold; pydantic would report every branch of the union.
@@ -70,12 +73,20 @@ EXPECTED = {
 Share = Annotated[float, Field(gt=0, le=1), AfterValidator(lambda p: max(p, 1e-30))]
 MinShare = Annotated[float, Field(ge=0, lt=1), AfterValidator(lambda p: min(p, 1 - 2**-24))]
 TokenId = Annotated[int, Field(ge=0, le=INT32_MAX)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+# fail_fast: a list of a hundred thousand wrong items would have as many errors, which take seconds.
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 TokenCount = Annotated[int, Field(ge=1, le=INT32_MAX)]
+
+
+def _few_biases(biases: Any) -> Any:
+    """Before each of them is looked at."""
+    if isinstance(biases, dict) and len(biases) > MAX_BIASES:
+        raise ValueError(f"at most {MAX_BIASES} tokens")
+    return biases
 
 
 class _Body(BaseModel):
@@ -86,6 +97,8 @@ class _Body(BaseModel):
     @classmethod
     def _null_is_absent(cls, data: Any) -> Any:
         if isinstance(data, dict):
+            if len(data) > MAX_FIELDS:  # each unknown one would be an error of its own
+                raise ValueError(f"an object of the request has more than {MAX_FIELDS} fields")
             return {name: value for name, value in data.items() if value is not None}
         return data
 
@@ -142,8 +155,8 @@ class PastToolCall(_Body):
 
 class Message(_Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] = ""
-    tool_calls: Annotated[list[PastToolCall], Field(max_length=MAX_TOOLS)] = []
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] = ""
+    tool_calls: Annotated[list[PastToolCall], Field(max_length=MAX_TOOLS, fail_fast=True)] = []
     tool_call_id: CallId | None = None
 
     @model_validator(mode="after")
@@ -257,7 +270,7 @@ class GenerationRequest(_Body):
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] = []
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)] = []
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Share = 1.0
@@ -265,7 +278,9 @@ class GenerationRequest(_Body):
     min_p: MinShare = 0.0
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
-    logit_bias: Annotated[dict[TokenKey, Bias], Field(max_length=1024)] = {}
+    logit_bias: Annotated[
+        dict[TokenKey, Bias], Field(max_length=MAX_BIASES), BeforeValidator(_few_biases)
+    ] = {}
     response_format: ResponseFormat = TextFormat(type="text")
     max_tokens: TokenCount | None = None
 
@@ -300,8 +315,8 @@ class GenerationRequest(_Body):
 
 
 class ChatRequest(GenerationRequest):
-    messages: Annotated[list[Message], Field(min_length=1)]
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] = []
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] = []
     tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
     parallel_tool_calls: bool = True
     max_completion_tokens: TokenCount | None = None
@@ -350,7 +365,12 @@ class ChatRequest(GenerationRequest):
 
 
 class CompletionRequest(GenerationRequest):
-    prompt: str | TokenIds | Annotated[list[str] | list[TokenIds], Field(min_length=1)]
+    prompt: (
+        str
+        | TokenIds
+        | Annotated[list[str], Field(min_length=1, fail_fast=True)]
+        | Annotated[list[TokenIds], Field(min_length=1, fail_fast=True)]
+    )
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: bool = False
     max_tokens: Annotated[int, Field(ge=0, le=INT32_MAX)] | None = None
@@ -399,7 +419,7 @@ class DetokenizeRequest(_Body):
     """Of /detokenize, as vLLM has it."""
 
     model: str | None = None
-    tokens: Annotated[list[TokenId], Field(max_length=1 << 20)]
+    tokens: Annotated[list[TokenId], Field(max_length=1 << 20, fail_fast=True)]
 
 
 Request = TypeVar("Request", bound=BaseModel)
