@@ -1,8 +1,8 @@
 // Scenarios of OpenAI's Node client; prints one JSON object of what it saw. Arguments: URL of the
-// server, URL of one that wants the key "sesame".
+// server, URL of one that wants the key "sesame", URL of one whose answers do not end.
 import OpenAI, { APIUserAbortError, AuthenticationError, BadRequestError, NotFoundError } from "openai";
 
-const [open, locked] = process.argv.slice(2);
+const [open, locked, endless] = process.argv.slice(2);
 const client = new OpenAI({ baseURL: `${open}/v1`, apiKey: "none", maxRetries: 0 });
 const messages = [{ role: "user", content: "hi" }];
 const ask = { model: "tiny", messages };
@@ -32,8 +32,8 @@ async function aborted() {
   const options = { signal: controller.signal };
   let count = 0;
   try {
-    const endless = { ...ask, model: "tiny", stream: true, max_tokens: 200, n: 8 };
-    for await (const _ of await client.chat.completions.create(endless, options)) {
+    const talker = new OpenAI({ baseURL: `${endless}/v1`, apiKey: "none", maxRetries: 0 });
+    for await (const _ of await talker.chat.completions.create({ ...ask, stream: true, n: 8 }, options)) {
       if (++count === 10) controller.abort();
     }
   } catch (error) {

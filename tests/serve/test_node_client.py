@@ -30,16 +30,18 @@ def seen(tmp_path_factory: pytest.TempPathFactory, serve_for_module: Any) -> dic
     shutil.copy(SCENARIOS, folder)
     script = [word.encode() for word in WORDS]
     server = serve_for_module(ScriptedModel(script), parallel=8)
+    talker = ScriptedModel([b"x"], endless=True, context_length=20_000, delay_s=0.005)
+    endless = serve_for_module(talker, parallel=8)
     locked = serve_for_module(ScriptedModel(script), api_keys=("sesame",))
     ran = subprocess.run(
-        ["node", SCENARIOS.name, server.url, locked.url],
+        ["node", SCENARIOS.name, server.url, locked.url, endless.url],
         cwd=folder,
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert ran.returncode == 0, ran.stderr
-    server.wait_idle()
+    assert ran.returncode == 0, f"exit code {ran.returncode}: {ran.stderr}"
+    endless.wait_idle()  # long before its answers' ends
     found: dict[str, Any] = json.loads(ran.stdout)
     return found
 
@@ -58,7 +60,7 @@ def test_streams(seen: dict[str, Any]) -> None:
     assert seen["streamed"]["reasons"] == [None] * 6 + ["stop", None]
     assert seen["streamed"]["usage"]["completion_tokens"] == 6
     assert seen["aborted"]["isAbort"]
-    assert 10 <= seen["aborted"]["count"] < 8 * len(WORDS)  # what was on its way still comes
+    assert seen["aborted"]["count"] >= 10  # what was on its way still comes
 
 
 def test_errors_are_the_clients_classes(seen: dict[str, Any]) -> None:
