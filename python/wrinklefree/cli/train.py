@@ -14,11 +14,12 @@ import click
 from wrinklefree.cli.command import Command, json_option, verbose_option, version_option
 
 EXAMPLES = """
-wf-train training=teacher_sft model.path=base data.path=t.jsonl data.format=choice out=sft --dry-run
+wf-train training=teacher_sft model.path=base data.path=t.jsonl data.format=choice out=sft
 wf-train training=stage1_subln model.path=base data.path=c.jsonl out=s1
 wf-train training=stage1_9_layerwise model.path=s1 training.teacher=base data.path=c.jsonl out=s19
 wf-train training=stage2_pretrain model.path=s19 data.path=c.jsonl training.lr=2e-4 out=s2
-wf-train training=stage3_distill model.path=s2 training.teacher=sft data.path=t.jsonl out=s3
+wf-train training=stage3_distill model.path=s2 training.teacher=sft data.path=t.jsonl \
+  data.format=choice out=s3
 wf-train report s3
 """
 
