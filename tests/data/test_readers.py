@@ -85,6 +85,26 @@ def test_a_saved_position_gives_the_rest(kind: str, source: Callable[[str], Sour
         assert rest == ROWS[number:]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shard", [Shard(), Shard(1, 2), Shard(1, 3)])
+def test_a_position_taken_before_the_first_row_is_the_one_given(
+    shard: Shard, kind: str, source: Callable[[str], SourceConfig]
+) -> None:
+    """A run that is resumed saves again before it has read much, or anything."""
+    config = source(kind)
+    expected = [dict(row) for _, row in open_reader(config, shard=shard)]
+    found: list[dict[str, Any]] = []
+    position: dict[str, Any] | None = None
+    for num_rows in (0, 3, 0, 0, 1, 2, 99, 0):
+        reader = open_reader(config, shard=shard, start=position)
+        at_start = reader.position()
+        if position is not None:
+            assert at_start == position
+        found += [dict(row) for _, (_, row) in zip(range(num_rows), reader, strict=False)]
+        position = json.loads(json.dumps(reader.position() if num_rows else at_start))
+    assert found == expected
+
+
 @pytest.mark.parametrize("world", [2, 3, 5])
 @pytest.mark.parametrize("kind", KINDS)
 def test_shards_are_disjoint_and_complete(

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -120,6 +121,27 @@ def test_workers_change_nothing_and_any_position_goes_on(open_stream: Any) -> No
     with_workers.load_state_dict(states[23])
     assert same(take(with_workers, 37), expected[23:])
     assert plain.counts["skipped"] >= 2  # the long pair, once an epoch
+
+
+def test_a_resumed_run_resumes_again(
+    tmp_path: Path, open_stream: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text": f"story {n} of many"} for n in range(50)])
+    load = datasets.load_dataset
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_, **__: load("json", data_files=path, split="train", streaming=True)
+    )
+    config = DataConfig(path="owner/name", max_length=16, streaming=True, workers=0)
+    expected = take(open_stream(config), 30)
+    found: list[Batch] = []
+    state = None
+    for num_batches in (8, 0, 1, 1, 0, 20):  # a block is about two batches
+        resumed = open_stream(config)
+        if state is not None:
+            resumed.load_state_dict(state)
+        found += take(resumed, num_batches)
+        state = json.loads(json.dumps(resumed.state_dict()))
+    assert same(found, expected)
 
 
 def test_weights_change_while_workers_run_and_are_saved(open_stream: Any) -> None:

@@ -95,12 +95,14 @@ class HubReader:
         self._record = int(start["record"]) if start is not None else 0
         self._start = start["state"] if start is not None else None
         self._stream: Any = None
+        self._has_moved = False
         # The first rows of a data set lie in its first file: a limit leaves nothing to split.
         self._is_split = shard.world > 1 and source.limit is None
 
     def __iter__(self) -> Iterator[tuple[str, Row]]:
         with _hub_errors(self._source):
             for row in self._open():
+                self._has_moved = True
                 if self._record == self._source.limit:
                     return
                 self._record += 1
@@ -109,6 +111,10 @@ class HubReader:
 
     def position(self) -> dict[str, Any]:
         """As the protocol says."""
+        # NOTE: until its first row a stream that was told where to start still gives the state of
+        # the start of the data set.
+        if self._start is not None and not self._has_moved:
+            return {"record": self._record, "state": self._start}
         with _hub_errors(self._source):
             return {"record": self._record, "state": self._open().state_dict()}
 
