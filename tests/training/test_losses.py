@@ -70,6 +70,18 @@ def test_relation_equals_the_reference() -> None:
     )
 
 
+def test_relation_is_float32_inside_autocast() -> None:
+    """Near tokens, as a trained model has them: bfloat16 cosines would be off by percents."""
+    common = states(2)
+    student, teacher = (
+        tuple(10 * base + state for base, state in zip(common, states(seed), strict=True))
+        for seed in (0, 1)
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = float(relation(student, teacher))
+    assert inside == float(relation(student, teacher))
+
+
 def test_the_mean_is_not_divided_by_the_heads_once_more() -> None:
     student, teacher = states(0), states(1)
     mean = float(relation(student, teacher, "mean"))

@@ -81,7 +81,9 @@ def _log_relation(
     split = merged_BLW.view(batch, length, split_heads, heads * width // split_heads)
     x = split.transpose(1, 2)
     x = x * torch.rsqrt(x.square().sum(-1, keepdim=True) + NORM_EPS)
-    cosines_BALL = x @ x.transpose(-1, -2)
+    # Autocast would take this product to bfloat16: cosines of near tokens would be equal.
+    with torch.autocast(x.device.type, enabled=False):
+        cosines_BALL = x @ x.transpose(-1, -2)
     # Padding positions share document -1, so no row is empty; their rows are dropped by the caller.
     return F.log_softmax(cosines_BALL.masked_fill(~allowed_BLL[:, None], -1e4), dim=-1)
 
