@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from wrinklefree.configs.config import DataConfig
 from wrinklefree.data.loader import collate
@@ -107,3 +108,45 @@ def test_hidden_states_of_all_layers_are_not_cached(
 ) -> None:
     with pytest.raises(UsageError, match="cache_teacher"):
         CachedTeacher(make_teacher(stories, layerwise=1.0), rows, tmp_path)
+
+
+def test_students_of_other_depths_do_not_share_states(
+    stories: str, rows: TokenRows, tmp_path: Path
+) -> None:
+    """Layers 2 and 4 are those of the teacher's 5 too; of 10 layers both lie at its layer 1."""
+    teacher = make_teacher(stories)
+    config = LlamaConfig(**{**teacher.model.config.to_dict(), "num_hidden_layers": 10})
+    deep = Teacher(
+        teacher.model,
+        teacher.objective,
+        student=LlamaForCausalLM(config),
+        precision=teacher.precision,
+    )
+    assert (teacher.layer_of, deep.layer_of) == ({2: 2, 4: 4}, {2: 1, 4: 1})
+    batch = collate(rows, (0, 1))
+    CachedTeacher(teacher, rows, tmp_path)(batch)
+    got, expected = CachedTeacher(deep, rows, tmp_path)(batch), deep(batch)
+    for layer, states in got.relation.items():
+        merged = expected.relation[layer][0].transpose(1, 2).flatten(2)
+        kept = batch.is_token_BL
+        torch.testing.assert_close(states[0][:, 0][kept], merged[kept], rtol=1e-3, atol=1e-3)
+
+
+def test_states_are_on_disk_before_their_mark(
+    stories: str, rows: TokenRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = CachedTeacher(make_teacher(stories), rows, tmp_path)
+    marks = np.memmap(cached.directory / "done.u8", np.uint8, "r")
+    flushed = []
+    flush = np.memmap.flush
+
+    def note(array: np.memmap) -> None:
+        assert array.any()
+        assert not marks.any()
+        flushed.append(Path(array.filename).name)
+        flush(array)
+
+    monkeypatch.setattr(np.memmap, "flush", note)
+    cached(collate(rows, (3,)))
+    assert sorted(flushed) == ["hidden.f32", "relation2.f16", "relation4.f16"]
+    assert marks.nonzero()[0].tolist() == [3]

@@ -30,10 +30,9 @@ class Teacher:
         self.model.to(precision.device)
         self.objective = objective
         self.precision = precision
-        self.relation_layers = objective.relation_layers if objective.gamma > 0 else ()
-        self._layer_of = {
-            layer: _same_depth(layer, student, model) for layer in self.relation_layers
-        }
+        layers = objective.relation_layers if objective.gamma > 0 else ()
+        # By the student's layer the teacher's that it is compared with.
+        self.layer_of = {layer: _same_depth(layer, student, model) for layer in layers}
 
     def __call__(self, batch: Batch) -> TeacherOutputs:
         """What the objective needs for this batch."""
@@ -48,10 +47,10 @@ class Teacher:
             hidden = decode(
                 self.model,
                 batch,
-                relation_layers=tuple(self._layer_of.values()),
+                relation_layers=tuple(self.layer_of.values()),
                 with_layers=self.objective.layerwise_weight > 0,
             )
-        relation = {own: hidden.relation[theirs] for own, theirs in self._layer_of.items()}
+        relation = {own: hidden.relation[theirs] for own, theirs in self.layer_of.items()}
         return Hidden(hidden.last_BLD, hidden.layers_BLD, relation)
 
     def head(self, hidden_PD: torch.Tensor) -> HeadInput | None:

@@ -54,7 +54,8 @@ class CachedTeacher:
 
         q_width, kv_width = state_widths(teacher.model)
         self._widths = (q_width, kv_width, kv_width)
-        self.directory = directory / self._key(rows)
+        layers = sorted(set(teacher.layer_of.values()))  # the teacher's own numbers
+        self.directory = directory / self._key(rows, layers)
         self.directory.mkdir(parents=True, exist_ok=True)
         hidden_shape = (int(self._hidden_offsets[-1]), int(teacher.model.config.hidden_size))
         self._hidden = self._array("hidden.f32", np.float32, hidden_shape)
@@ -62,7 +63,7 @@ class CachedTeacher:
             layer: self._array(
                 f"relation{layer}.f16", np.float16, (len(rows.tokens), sum(self._widths))
             )
-            for layer in teacher.relation_layers
+            for layer in layers
         }
         self._is_done = self._array("done.u8", np.uint8, (len(rows),))
 
@@ -71,16 +72,17 @@ class CachedTeacher:
         rows = list(batch.row_indices)
         if not self._is_done[rows].all():
             self._store(batch)
+            self._flush()
             self._is_done[rows] = 1
         return self._load(batch)
 
-    def _key(self, rows: TokenRows) -> str:
+    def _key(self, rows: TokenRows, layers: list[int]) -> str:
         teacher = self.teacher
         key = {
             "teacher": model_fingerprint(teacher.model),
             "rows": rows.fingerprint(),
             "kd_everywhere": teacher.objective.kd_everywhere,
-            "layers": teacher.relation_layers,
+            "layers": layers,
             "dtype": teacher.precision.name,
         }
         return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
@@ -106,20 +108,28 @@ class CachedTeacher:
             picked_PD = hidden.last_BLD[number][where_BL[number]]
             self._hidden[self._hidden_span(row)] = picked_PD.float().cpu().numpy()
             span = self._token_span(row)
-            for layer, store in self._relation.items():
+            for own, layer in self.teacher.layer_of.items():
                 # [H, L, N] each, side by side as [L, W]
                 states = (
-                    state[number].transpose(0, 1).flatten(1) for state in hidden.relation[layer]
+                    state[number].transpose(0, 1).flatten(1) for state in hidden.relation[own]
                 )
                 flat = torch.cat(list(states), dim=-1)[: span.stop - span.start]
-                store[span] = flat.to(torch.float16).cpu().numpy()
+                self._relation[layer][span] = flat.to(torch.float16).cpu().numpy()
+
+    def _flush(self) -> None:
+        """Waits until the states are on disk: after a power failure a mark without them would
+        make zeros of them."""
+        for array in (self._hidden, *self._relation.values()):
+            if isinstance(array, np.memmap):
+                array.flush()
 
     def _load(self, batch: Batch) -> TeacherOutputs:
         hidden = np.concatenate([self._hidden[self._hidden_span(row)] for row in batch.row_indices])
         head = self.teacher.head(torch.from_numpy(hidden).to(batch.tokens_BL.device))
         spans = [self._token_span(row) for row in batch.row_indices]
         relation = {
-            layer: self._unpack(store, spans, batch) for layer, store in self._relation.items()
+            own: self._unpack(self._relation[layer], spans, batch)
+            for own, layer in self.teacher.layer_of.items()
         }
         return TeacherOutputs(head, (), relation)
 
