@@ -81,6 +81,41 @@ def test_no_compiler_is_said_before_the_work(
     assert not (tmp_path / "o").exists()
 
 
+def test_evaluation_and_samples_run_the_layers_as_written(
+    run: Run, given: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stand-ins for compiled layers note who calls them."""
+    from wrinklefree.models.decoder import decoder_layers
+    from wrinklefree.training import trainer
+    from wrinklefree.training.evaluation import Evaluation
+
+    where = ["training"]
+    seen: dict[str, set[str]] = {"compiled": set(), "measured": set()}
+
+    def compile_layers(model: torch.nn.Module) -> None:
+        for layer in decoder_layers(model):  # type: ignore[arg-type]
+
+            def call(*args: Any, _layer: Any = layer, **options: Any) -> Any:
+                seen["compiled"].add(where[-1])
+                return _layer._call_impl(*args, **options)
+
+            layer._compiled_call_impl = call
+
+    def measure(self: Evaluation, model: Any) -> dict[str, float]:
+        where.append("evaluation")
+        try:
+            return original(self, model)
+        finally:
+            seen["measured"].add(where.pop())
+
+    original = Evaluation.measure
+    monkeypatch.setattr(trainer, "compile_layers", compile_layers)
+    monkeypatch.setattr(Evaluation, "measure", measure)
+    settings = ("training.compile=true", "training.lambda_ramp=0", "training.eval_every=1")
+    run("stage3_distill", tmp_path / "o", *given, *settings)
+    assert seen == {"compiled": {"training"}, "measured": {"evaluation"}}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
 def test_compiled_layers_train_alike(

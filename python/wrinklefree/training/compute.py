@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterator
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -42,6 +44,20 @@ def compile_layers(model: PreTrainedModel) -> None:
     bits differ. Lambda must not change any more: its value is part of the code."""
     for layer in decoder_layers(model):
         layer.compile()
+
+
+@contextlib.contextmanager
+def as_written(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the block compiled layers run as written: numbers are those of the artifact, and no
+    code is made for shapes and modes that training does not have."""
+    layers = list(decoder_layers(model))
+    compiled = [layer._compiled_call_impl for layer in layers]
+    drop_compiled(model)
+    try:
+        yield
+    finally:
+        for layer, implementation in zip(layers, compiled, strict=True):
+            layer._compiled_call_impl = implementation
 
 
 def drop_compiled(model: PreTrainedModel) -> None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from wrinklefree.configs.config import GradientConfig
 from wrinklefree.data.loader import Batch, Batches
 from wrinklefree.models.surgery import set_lambda
-from wrinklefree.training.compute import compile_layers, drop_compiled
+from wrinklefree.training.compute import as_written, compile_layers, drop_compiled
 from wrinklefree.training.distributed import World
 from wrinklefree.training.evaluation import Evaluation
 from wrinklefree.training.finite import loss_error
@@ -96,13 +96,18 @@ class Trainer:
         return evaluation
 
     def _evaluate(self, metrics: MetricsLog, step: int) -> dict[str, float]:
-        evaluation = self.apply(self.evaluation.measure) if self._is_observing else {}
+        evaluation = {}
+        if self._is_observing:
+            with as_written(self.model):
+                evaluation = self.apply(self.evaluation.measure)
         metrics.write("eval", step, **evaluation)
         return evaluation
 
     def _write_samples(self, metrics: MetricsLog, step: int) -> None:
         if self._is_observing:
-            metrics.write_samples(step, self.apply(self.samples.write))
+            with as_written(self.model):
+                texts = self.apply(self.samples.write)
+            metrics.write_samples(step, texts)
 
     @property
     def _is_observing(self) -> bool:
