@@ -28,6 +28,7 @@ from wrinklefree.training.tracking import Tracker
 log = logging.getLogger(__name__)
 
 METRICS_NAME = "metrics.jsonl"
+HEAD = ("kind", "stage", "step")  # of every object in it
 PLAIN_LINES = 20  # lines of a run that writes to a file or pipe
 
 
@@ -53,7 +54,14 @@ class MetricsLog:
         self.trackers = trackers
         if is_main:
             directory.mkdir(parents=True, exist_ok=True)
-            _drop_lines_from(self.path, start_step)
+            kept = _drop_lines_from(self.path, start_step)
+            for entry in kept:
+                # TensorBoard hides the numbers that an interrupted run wrote from here on (texts
+                # stay), and those of the checkpoint's step are not measured again.
+                if entry["step"] == start_step and entry["kind"] == "eval":
+                    values = {name: entry[name] for name in entry if name not in HEAD}
+                    for tracker in self.trackers:
+                        tracker.write("eval", start_step, values)
         self._start_step = start_step
         self._began = time.monotonic()
         self._progress: Progress | None = None
@@ -122,20 +130,27 @@ class MetricsLog:
         return str(timedelta(seconds=round(pace * (self.total_steps - done))))
 
 
-def _drop_lines_from(path: Path, step: int) -> None:
-    """Forget what an interrupted run logged after its last checkpoint: those steps come again."""
+def _drop_lines_from(path: Path, step: int) -> list[dict[str, Any]]:
+    """Forget what an interrupted run logged after its last checkpoint: those steps come again.
+
+    Returns the entries that stay.
+    """
     if not path.is_file():
-        return
-    kept = []
+        return []
+    lines, kept = [], []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:
             continue  # the line that was being written when the run died
-        # A checkpoint is written after the evaluation and samples of its step, before its training.
-        if entry["step"] < step or (entry["step"] == step and entry["kind"] != "train"):
-            kept.append(line + "\n")
-    path.write_text("".join(kept), encoding="utf-8")
+        # A checkpoint is written after the evaluation and samples of its step, before its training;
+        # there is none at step 0, where all comes again.
+        is_in_checkpoint = entry["step"] == step > 0 and entry["kind"] != "train"
+        if entry["step"] < step or is_in_checkpoint:
+            lines.append(line + "\n")
+            kept.append(entry)
+    path.write_text("".join(lines), encoding="utf-8")
+    return kept
 
 
 def num_tokens(path: Path) -> int | None:
