@@ -85,6 +85,35 @@ def test_losses_and_gradients_equal_the_plain_ones(
         assert largest_error(ours, theirs) < 2e-6
 
 
+@pytest.mark.parametrize("padded", ["student", "teacher"])
+@pytest.mark.parametrize("ce_scale", [0.0, 0.2])
+def test_padding_rows_of_one_head_are_not_compared(
+    problem: Problem, padded: str, ce_scale: float
+) -> None:
+    """The KL and its gradient are those of the rows that both have."""
+    scales = {"kd_scale": 0.7, "tau": 2.0}
+    _, expected = plain_losses(problem, ce_scale=0.0, **scales)
+    rows = torch.full((5, WIDTH), 0.3)
+
+    def pad(head: HeadInput) -> HeadInput:
+        weight = torch.cat([head.weight_VD.detach(), rows]).requires_grad_()
+        return HeadInput(head.hidden_PD, weight)
+
+    student, teacher = problem.student, problem.teacher
+    if padded == "student":
+        student = pad(student)
+    else:
+        teacher = pad(teacher)
+    _, kd = head_losses(student, problem.targets_P, teacher=teacher, ce_scale=ce_scale, **scales)
+    assert kd.item() == pytest.approx(expected.item(), rel=1e-5)
+    hidden, weight = gradients(kd, student)
+    for ours, theirs in zip(
+        (hidden, weight[:VOCABULARY]), gradients(expected, problem.student), strict=True
+    ):
+        assert largest_error(ours, theirs) < 1e-5
+    assert not weight[VOCABULARY:].any()
+
+
 def test_bfloat16_products_err_no_more_than_those_of_plain_losses(problem: Problem) -> None:
     scales = {"ce_scale": 0.2, "kd_scale": 0.7, "tau": 2.0}
     exact = problem.to(torch.float64)

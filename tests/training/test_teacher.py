@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from wrinklefree.configs.config import GradientConfig
 from wrinklefree.data.loader import Batch, collate
@@ -21,7 +29,7 @@ from wrinklefree.training.forward import decode
 from wrinklefree.training.losses import attention_relation
 from wrinklefree.training.objective import Objective, build_objective, count
 from wrinklefree.training.precision import Precision
-from wrinklefree.training.teacher import Teacher
+from wrinklefree.training.teacher import Teacher, check_tokens
 
 FLOAT32 = Precision(torch.device("cpu"), torch.float32)
 TEMPLATE = (
@@ -97,6 +105,44 @@ def test_shapes_that_do_not_fit_are_named(student: PreTrainedModel) -> None:
         Teacher(larger, target, student=student, precision=FLOAT32)
     with pytest.raises(UsageError, match="the layers are 0 to 2"):
         objective(student, split_heads=4, relation_layers=(-4,))
+
+
+def tokenizer_of(*tokens: str) -> PreTrainedTokenizerFast:
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(vocabulary, tokens[0])))
+
+
+def test_the_same_tokens_are_needed_not_the_same_padding(student: PreTrainedModel) -> None:
+    """512 rows each: the size of a vocabulary says nothing about its tokens."""
+    own = tokenizer_of("<unk>", "a", "b")
+    check_tokens(student, tokenizer_of("<unk>", "a", "b", "c"), own, num_rows=512)
+    check_tokens(student, tokenizer_of("<unk>", "a"), own, num_rows=640)  # padded otherwise
+    check_tokens(student, None, own, num_rows=512)
+    with pytest.raises(UsageError, match=r"2 tokens have other ids .* 'a' \(1 and 2\)"):
+        check_tokens(student, tokenizer_of("<unk>", "b", "a"), own, num_rows=512)
+    with pytest.raises(UsageError, match="no tokenizer to show"):
+        check_tokens(student, None, own, num_rows=640)
+    many = tokenizer_of(*(f"t{index}" for index in range(513)))
+    with pytest.raises(UsageError, match="too few for 1 tokens of the student, such as 't512'"):
+        check_tokens(student, own, many, num_rows=640)
+
+
+def test_a_run_with_another_tokenizers_teacher_is_refused(
+    run: Callable[..., Path], stories: str, corpus: str, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(stories, teacher)
+    file = teacher / "tokenizer.json"
+    words = json.loads(file.read_text())
+    vocabulary = words["model"]["vocab"]
+    one, other = list(vocabulary)[-2:]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    file.write_text(json.dumps(words))
+    s1 = run("stage1_subln", tmp_path / "s1", f"model.path={stories}", f"data.path={corpus}")
+    given = (f"model.path={s1}", f"training.teacher={teacher}", f"data.path={corpus}")
+    for more in ("training.gamma=0", "training.calibration_rows=4"):
+        with pytest.raises(UsageError, match="2 tokens have other ids"):
+            run("stage3_distill", tmp_path / "s3", *given, "training.steps=1", more)
 
 
 RECORDS: dict[str, list[dict[str, Any]]] = {

@@ -59,7 +59,8 @@ def head_losses(
 
     ce = ce_scale * sum of -log p(target), in nats, over the targets that are not IGNORE.
     kd = kd_scale * tau^2 * sum of KL(teacher || student) at temperature tau over all positions
-    (arXiv 2510.13998 eq. 8-9; the factor tau^2 is the released code's); 0 without a teacher.
+    (arXiv 2510.13998 eq. 8-9; the factor tau^2 is the released code's); 0 without a teacher. Where
+    one head has more rows, padding or tokens of its own, both distributions are over the others.
     Products are done in the autocast type, if there is one, everything else in float32.
     """
     device = student.hidden_PD.device.type
@@ -158,13 +159,16 @@ def _chunk_losses(
     ce, kd = logits_CV.new_zeros((2,))
     kd_grad_CV = None
     if teacher_CV is not None:
-        log_student = F.log_softmax(logits_CV / losses.tau, dim=-1)
-        log_teacher = F.log_softmax(teacher_CV / losses.tau, dim=-1)
+        shared = min(logits_CV.shape[1], teacher_CV.shape[1])
+        log_student = F.log_softmax(logits_CV[:, :shared] / losses.tau, dim=-1)
+        log_teacher = F.log_softmax(teacher_CV[:, :shared] / losses.tau, dim=-1)
         probability = log_teacher.exp()
         # NOTE: masked before the product: 0 * (-inf - x) would be NaN.
         difference = torch.where(probability > 0, log_teacher - log_student, 0.0)
         kd = torch.sum(probability * difference) * (losses.kd_scale * losses.tau**2)
         kd_grad_CV = log_student.exp_().sub_(probability).mul_(losses.kd_scale * losses.tau)
+        if shared < logits_CV.shape[1]:
+            kd_grad_CV = F.pad(kd_grad_CV, (0, logits_CV.shape[1] - shared))
     if losses.ce_scale == 0:
         return ce, kd, torch.zeros_like(logits_CV) if kd_grad_CV is None else kd_grad_CV
 

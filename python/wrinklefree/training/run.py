@@ -34,7 +34,7 @@ from wrinklefree.training.samples import build_samples
 from wrinklefree.training.schedule import lambda_ramp
 from wrinklefree.training.sharding import apply_to, shard
 from wrinklefree.training.student import Student
-from wrinklefree.training.teacher import Teacher
+from wrinklefree.training.teacher import Teacher, check_tokens
 from wrinklefree.training.teacher_cache import CachedTeacher
 from wrinklefree.training.throughput import Throughput
 from wrinklefree.training.tracking import check_installed, open_trackers
@@ -78,7 +78,7 @@ def train(config: RunConfig, student: Student) -> Path:
     if training.calibration_rows > 0:
         set_lambda(model, 1.0)
         if progress is None and world.is_main:
-            _calibrate_weights(model, training, inputs.sample)
+            _calibrate_weights(student, training, inputs.sample)
     if is_ternary:
         set_int8_grad(model, training.int8_grad)
     ramp = lambda_ramp(training, total_steps, start=get_lambda(model)) if is_ternary else None
@@ -138,9 +138,9 @@ def train(config: RunConfig, student: Student) -> Path:
     return out
 
 
-def _calibrate_weights(model: PreTrainedModel, training: GradientConfig, rows: TokenRows) -> None:
+def _calibrate_weights(student: Student, training: GradientConfig, rows: TokenRows) -> None:
     """Solve the master weights for the deployed numbers, on the last rows of the data."""
-    teacher, _ = load_teacher(_teacher_path(training), revision=training.teacher_revision)
+    model, teacher = student.model, _load_teacher(training, student)
     num_layers = int(model.config.num_hidden_layers)
     batch = collate(rows, tuple(range(max(0, len(rows) - training.calibration_rows), len(rows))))
 
@@ -151,12 +151,15 @@ def _calibrate_weights(model: PreTrainedModel, training: GradientConfig, rows: T
     calibrate_weights_(model, teacher, batch.tokens_BL, batch.is_token_BL, progress=tell)
 
 
-def _teacher_path(training: GradientConfig) -> str:
+def _load_teacher(training: GradientConfig, student: Student) -> PreTrainedModel:
     if training.teacher is None:
         raise UsageError(
             f"{training.stage} distils from a teacher; give training.teacher=DIR (a float model)"
         )
-    return training.teacher
+    teacher, tokenizer = load_teacher(training.teacher, revision=training.teacher_revision)
+    num_rows = int(student.model.config.vocab_size)
+    check_tokens(teacher, tokenizer, student.tokenizer, num_rows=num_rows)
+    return teacher
 
 
 def _open_teacher(
@@ -170,7 +173,7 @@ def _open_teacher(
     assert isinstance(training, GradientConfig)
     if not objective.needs_teacher:
         return None
-    model, _ = load_teacher(_teacher_path(training), revision=training.teacher_revision)
+    model = _load_teacher(training, student)
     teacher = Teacher(model, objective, student=student.model, precision=precision)
     if not training.cache_teacher:
         return teacher

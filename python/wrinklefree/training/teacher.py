@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wrinklefree.data.loader import Batch
 from wrinklefree.errors import UsageError
@@ -64,14 +64,46 @@ def _same_depth(layer: int, student: PreTrainedModel, teacher: PreTrainedModel) 
     return max(round((layer + 1) * theirs / own) - 1, 0)
 
 
+def check_tokens(
+    teacher: PreTrainedModel,
+    teacher_tokenizer: PreTrainedTokenizerBase | None,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    num_rows: int,
+) -> None:
+    """Raises UsageError unless the teacher reads the student's tokens as the same text.
+
+    Every token that both tokenizers have must have one id, and the teacher a row for each of the
+    student's. Embeddings may be padded differently; a teacher without a tokenizer must have the
+    student's `num_rows`.
+    """
+    theirs, own = int(teacher.config.vocab_size), tokenizer.get_vocab()
+    if teacher_tokenizer is None:
+        if theirs != num_rows:
+            raise UsageError(
+                f"the teacher has {theirs} embedding rows, the student {num_rows}, and the "
+                "teacher's directory has no tokenizer to show that their tokens are the same"
+            )
+        return
+    vocabulary = teacher_tokenizer.get_vocab()
+    moved = sorted(token for token, i in own.items() if vocabulary.get(token, i) != i)
+    if moved:
+        token = moved[0]
+        raise UsageError(
+            f"distillation needs the same tokenizer; {len(moved)} tokens have other ids in the "
+            f"teacher's, such as {token!r} ({own[token]} and {vocabulary[token]})"
+        )
+    unknown = [token for token, i in own.items() if i >= theirs]
+    if unknown:
+        raise UsageError(
+            f"the teacher has {theirs} embedding rows: too few for {len(unknown)} tokens of the "
+            f"student, such as {unknown[0]!r}; distillation needs the same tokenizer"
+        )
+
+
 def check_match(teacher: PreTrainedModel, student: PreTrainedModel, objective: Objective) -> None:
     """Raises UsageError when the objective cannot compare these two models."""
     theirs, own = teacher.config, student.config
-    if theirs.vocab_size != own.vocab_size:
-        raise UsageError(
-            f"teacher and student differ in vocabulary ({theirs.vocab_size} and {own.vocab_size}); "
-            "distillation needs the same tokenizer"
-        )
     if objective.gamma > 0:
         check_split_heads(objective.split_heads, *state_widths(student), *state_widths(teacher))
     if objective.layerwise_weight > 0:
