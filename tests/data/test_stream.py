@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import multiprocessing
 import os
@@ -127,10 +128,8 @@ def test_a_resumed_run_resumes_again(
     tmp_path: Path, open_stream: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "a.jsonl", [{"text": f"story {n} of many"} for n in range(50)])
-    load = datasets.load_dataset
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda *_, **__: load("json", data_files=path, split="train", streaming=True)
-    )
+    hub = datasets.load_dataset("json", data_files=path, split="train", streaming=True)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: copy.deepcopy(hub))
     config = DataConfig(path="owner/name", max_length=16, streaming=True, workers=0)
     expected = take(open_stream(config), 30)
     found: list[Batch] = []
