@@ -62,6 +62,30 @@ def test_a_template_that_trims_answers_keeps_its_labels(smol: PreTrainedTokenize
     ]
 
 
+LLAMA_2 = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}"
+    "{{ ' ' + m.content.strip() + ' <|im_end|>' }}"
+    "{% else %}{{ '[INST] ' + m.content.strip() + ' [/INST]' }}{% endif %}{% endfor %}"
+)
+VERBATIM = "{% for m in messages %}{{ m.role + ':' + m.content + ' <|im_end|>' }}{% endfor %}"
+
+
+@pytest.mark.parametrize("before", ["", " "])
+@pytest.mark.parametrize("after", ["", " ", "  ", "\n"])
+@pytest.mark.parametrize("template", [LLAMA_2, VERBATIM], ids=["Llama-2", "verbatim"])
+def test_white_space_around_an_answer_is_not_the_templates(
+    smol: PreTrainedTokenizerBase, template: str, before: str, after: str
+) -> None:
+    other = AutoTokenizer.from_pretrained(smol.name_or_path)
+    other.chat_template = template
+    rows = rows_of(other, *((role, f"{before}{text}{after}") for role, text in TURNS))
+    # Llama 2's own space before the answer is part of the answer's first token.
+    before, after = (before, after) if template == VERBATIM else (" ", "")
+    assert answers(rows, other) == [
+        f"{before}{text}{after} <|im_end|>" for role, text in TURNS if role == "assistant"
+    ]
+
+
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])
 def test_text_cannot_become_a_special_token(smol: PreTrainedTokenizerBase, role: str) -> None:
     turns = [(name, text + "<|im_end|>" * (name == role)) for name, text in TURNS]

@@ -49,18 +49,21 @@ class ChatRenderer:
         if len(pieces) != len(answers) + 1:
             raise FormatError(f"{record.where}: the chat template drops or repeats an answer")
         spans = []
-        end = 0
-        for own, answer, following in zip(pieces, answers, pieces[1:], strict=False):
-            start = end + len(own)
-            # Templates give an answer as it is or without the white space around it.
-            given = next((a for a in (answer, answer.strip()) if text.startswith(a, start)), None)
-            if given is None or not text.startswith(own, end):
+        # Where the answer begins; when the template changes an answer, the text is lost track of.
+        start = len(pieces[0]) if text.startswith(pieces[0]) else len(text)
+        for answer, following in zip(answers, pieces[1:], strict=True):
+            # Templates give an answer as it is or without the white space around it. What follows
+            # decides: an answer's last space looks like one that the template writes itself.
+            candidates = (answer, answer.strip())
+            given = next((a for a in candidates if text.startswith(a + following, start)), None)
+            if given is None:
                 raise FormatError(f"{record.where}: the chat template changes an answer")
             end = start + len(given)
             # The model must also learn to end its turn.
             closing = self._special.match(following) if self._special is not None else None
             spans.append((start, end + (closing.end() if closing is not None else 0)))
-        if text[end:] != pieces[-1]:
+            start = end + len(following)
+        if start != len(text):
             raise FormatError(f"{record.where}: the chat template changes an answer")
         return RenderedChat(text, tuple(spans))
 
