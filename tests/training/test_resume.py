@@ -222,6 +222,20 @@ def test_a_finished_run_is_not_repeated(
     assert (out / "wrinklefree.json").stat().st_mtime_ns != before
 
 
+def test_a_run_that_was_killed_between_the_renames_is_found(
+    run: Run, random_models: dict[str, str], parent: Path, corpus: str, tmp_path: Path
+) -> None:
+    given = (*settings(random_models["llama"], parent, corpus), "training.steps=1")
+    out = run("stage3_distill", tmp_path / "o", *given)
+    written = (out / "wrinklefree.json").stat().st_mtime_ns
+    stage = tmp_path / ".o.staged-x"
+    (stage / "old").mkdir(parents=True)
+    out.rename(stage / "new")
+    run("stage3_distill", out, *given)
+    assert (out / "wrinklefree.json").stat().st_mtime_ns == written
+    assert not stage.exists()
+
+
 @pytest.fixture
 def unfinished(
     run: Run,

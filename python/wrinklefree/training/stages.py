@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wrinklefree.configs.config import RunConfig, SublnConfig
 from wrinklefree.errors import UsageError
+from wrinklefree.models.staging import recover
 from wrinklefree.training import (
     bitnet_sft,
     stage1_9_layerwise,
@@ -40,6 +41,9 @@ def run_stage(config: RunConfig) -> Path:
             "with distributed=single and without torchrun"
         )
     with open_world(config.distributed) as world:
+        if world.is_main:
+            recover(config.out)
+        world.wait()
         is_done = is_finished(config, parent_hash(config.model))
         world.wait()  # nobody may write before all have looked
         if is_done:
