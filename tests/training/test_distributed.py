@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +17,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from wrinklefree.configs.config import DistributedConfig, GradientConfig
+from wrinklefree.configs.compose import compose_run
+from wrinklefree.configs.config import DistributedConfig
 from wrinklefree.errors import UsageError
+from wrinklefree.models.bitlinear import BitLinear
+from wrinklefree.models.checkpoint import load_artifact
+from wrinklefree.models.manifest import read_manifest
 from wrinklefree.models.teacher import load_teacher
-from wrinklefree.training.distributed import World, open_world
+from wrinklefree.training.distributed import open_world
 from wrinklefree.training.finite import NonFiniteError
-from wrinklefree.training.sharding import shard
+from wrinklefree.training.metrics import MetricsLog
+from wrinklefree.training.plan import plan
+from wrinklefree.training.stages import run_stage
 
 Run = Callable[..., Path]
 ReadMetrics = Callable[..., list[dict[str, Any]]]
@@ -149,6 +157,7 @@ from wrinklefree.training.finite import NonFiniteError
 
 with open_world(DistributedConfig(kind="ddp")) as world:
     assert world.sum([1.0, world.rank]) == [2.0, 1.0]
+    assert world.collect({"rank": world.rank}) == [{"rank": 0}, {"rank": 1}]
     assert world.any(world.rank == 1) and not world.any(False)
     parameter = torch.nn.Parameter(torch.full((3,), float(world.rank)))
     parameter.grad = torch.tensor([1.0, 2.0, 3.0]) * (world.rank + 1)
@@ -177,6 +186,202 @@ def test_processes_agree(tmp_path: Path) -> None:
     assert sorted(done.stdout.splitlines()) == ["0 rank 1: step 3: bad", "1 rank 1: step 3: bad"]
 
 
+DIVIDED = """
+import sys, torch
+from safetensors.torch import save_file
+from wrinklefree.configs.config import DistributedConfig
+from wrinklefree.models.bitlinear import BitLinear
+from wrinklefree.models.checkpoint import load_artifact
+from wrinklefree.training.distributed import open_world
+from wrinklefree.training.sharding import local, shard
+
+found = {}
+
+def look(name):
+    def hook(layer, _inputs):
+        found[f"{name}.codes"] = layer.ternary()
+        found[f"{name}.scale"] = torch.tensor(layer.scale)
+    return hook
+
+with open_world(DistributedConfig(kind="fsdp2")) as world:
+    model = load_artifact(sys.argv[1]).model
+    for name, module in model.named_modules():
+        if isinstance(module, BitLinear):
+            module.register_forward_pre_hook(look(name))
+    apply = shard(model)
+    assert all(2 * local(weight).numel() <= weight.numel() + 64 for weight in model.parameters())
+    with torch.no_grad():
+        found["logits"] = apply(lambda model: model(torch.arange(3, 40)[None]).logits)
+    save_file(found, f"{sys.argv[2]}/{world.rank}")
+"""
+
+
+def test_divided_weights_have_the_codes_and_scales_of_whole_ones(
+    chain: dict[str, Path], tmp_path: Path
+) -> None:
+    script = tmp_path / "divided.py"
+    script.write_text(DIVIDED)
+    subprocess.run(
+        [*TORCHRUN, str(script), str(chain["s19"]), str(tmp_path)], timeout=120, check=True
+    )
+    model = load_artifact(chain["s19"]).model
+    expected = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, BitLinear):
+            expected[f"{name}.codes"] = layer.ternary()
+            expected[f"{name}.scale"] = torch.tensor(layer.scale)
+    with torch.no_grad():
+        expected["logits"] = model(torch.arange(3, 40)[None]).logits
+    assert len(expected) > 2 * 7
+    for rank in ("0", "1"):
+        found = load_file(tmp_path / rank)
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert torch.equal(found[name], tensor), name
+
+
+RUNS = """
+import json, sys, torch
+from wrinklefree.configs.compose import compose_run
+from wrinklefree.errors import WrinklefreeError
+from wrinklefree.training.objective import Objective
+from wrinklefree.training.stages import run_stage
+
+terms = Objective.terms
+
+def poisoned(self, model, batch, *others):
+    def look(_module, _inputs, output):
+        if 17 in batch.row_indices:
+            output.register_hook(lambda gradient: gradient * torch.nan)
+    hook = model.model.layers[1].mlp.down_proj.register_forward_hook(look)
+    try:
+        return terms(self, model, batch, *others)
+    finally:
+        hook.remove()
+
+for name, settings in json.loads(sys.argv[1]).items():
+    Objective.terms = poisoned if "poison" in name else terms
+    try:
+        run_stage(compose_run(settings))
+        told = "done"
+    except WrinklefreeError as error:
+        told = str(error)
+    sys.stdout.write(json.dumps([name, told]) + "\\n")  # at once: both write to one pipe
+    sys.stdout.flush()
+"""
+
+FEW = ("training.steps=4", "training.save_every=1")
+SMALL = {  # what is divided with fsdp2, and how near the losses of one process it stays
+    "muon": (("training.optimizer=muon",), 1e-4),
+    "checkpointing": (("training.activation_checkpointing=true",), 1e-4),
+    "freeze": (("training.freeze=[embed,norms]",), 1e-4),
+    "bfloat16": (("training.dtype=bfloat16",), 2e-3),
+    "samples": (("training.sample_every=2", "training.sample_tokens=4"), 1e-4),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(run: Run, stage: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process that was interrupted after step 5."""
+    out, show = tmp_path_factory.mktemp("stopped") / "out", MetricsLog.show
+
+    def stop(self: MetricsLog, step: int, **values: float) -> None:
+        show(self, step, **values)
+        if step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MetricsLog, "show", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run("stage2_pretrain", out, *stage[1:])
+    return out
+
+
+@pytest.fixture(scope="module")
+def runs(
+    stopped: Path, stage: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, list[str]]]:
+    """Many runs of the same two processes, since starting them takes longest: the directory of
+    their artifacts, and what each process said of each run."""
+    root = tmp_path_factory.mktemp("runs")
+    settings = {f"{kind} {what}": () for kind in ("ddp", "fsdp2") for what in ("continued",)}
+    settings |= {f"{kind} poison": FEW for kind in ("ddp", "fsdp2")}
+    settings |= {f"fsdp2 {what}": (*FEW, *extra) for what, (extra, _) in SMALL.items()}
+    commands = {}
+    for name, extra in settings.items():
+        if name.endswith("continued"):
+            shutil.copytree(stopped, root / name)
+        kind = f"distributed={name.split()[0]}"
+        commands[name] = [*stage, *SETTINGS, *extra, kind, f"out={root / name}"]
+    script = root / "runs.py"
+    script.write_text(RUNS)
+    done = subprocess.run(
+        [*TORCHRUN, str(script), json.dumps(commands)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told: dict[str, list[str]] = {name: [] for name in commands}
+    for line in done.stdout.splitlines():
+        name, said = json.loads(line)
+        told[name].append(said)
+    return root, told
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_two_go_on_where_one_was_stopped(
+    kind: str, runs: tuple[Path, dict[str, list[str]]], alone: Path, read_metrics: ReadMetrics
+) -> None:
+    root, told = runs
+    assert told[f"{kind} continued"] == ["done", "done"]
+    losses = [entry["loss"] for entry in read_metrics(root / f"{kind} continued")]
+    assert losses == pytest.approx([entry["loss"] for entry in read_metrics(alone)], rel=1e-4)
+    weights = [load_file(out / "model.safetensors") for out in (alone, root / f"{kind} continued")]
+    for name, expected in weights[0].items():
+        torch.testing.assert_close(weights[1][name], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("what", SMALL)
+def test_what_can_be_divided(
+    what: str,
+    runs: tuple[Path, dict[str, list[str]]],
+    run: Run,
+    stage: tuple[str, ...],
+    tmp_path: Path,
+    read_metrics: ReadMetrics,
+) -> None:
+    root, told = runs
+    assert told[f"fsdp2 {what}"] == ["done", "done"]
+    extra, tolerance = SMALL[what]
+    alone = run("stage2_pretrain", tmp_path / "out", *stage[1:], *FEW, *extra)
+    both = (alone, root / f"fsdp2 {what}")
+    one, two = ([entry["loss"] for entry in read_metrics(out)] for out in both)
+    assert two == pytest.approx(one, rel=tolerance)
+    texts = [[entry["text"] for entry in read_metrics(out, "sample")] for out in both]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == (6 if what == "samples" else 0)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_a_gradient_that_is_not_finite_in_one_process_stops_both(
+    kind: str, runs: tuple[Path, dict[str, list[str]]]
+) -> None:
+    root, told = runs
+    first, second = told[f"{kind} poison"]
+    assert first == second
+    found = re.match(
+        r"rank [01]: step (\d): the gradient of the output of model\.layers\.1\.mlp\.down_proj is "
+        r"the first that is not finite \(rows .*\b17\b.*\)",
+        first,
+    )
+    assert found, first
+    step = int(found[1])
+    if step > 1:  # the save before this step
+        assert read_manifest(root / f"{kind} poison").metrics["steps"] == step
+
+
 def test_settings_that_do_not_fit(
     run: Run, stories: str, corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,10 +389,6 @@ def test_settings_that_do_not_fit(
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UsageError, match="torchrun"), open_world(DistributedConfig(kind="ddp")):
         pass
-    with pytest.raises(UsageError, match="qk_clip needs whole parameters"):
-        shard(load_teacher(stories)[0], GradientConfig(stage="stage2_pretrain", qk_clip=100.0))
-    with pytest.raises(UsageError, match="multiple of 2"):
-        World(0, 2).share(3)
     with pytest.raises(UsageError, match="nothing to divide"):
         run(
             "stage1_subln",
@@ -196,3 +397,27 @@ def test_settings_that_do_not_fit(
             f"data.path={corpus}",
             "distributed=ddp",
         )
+
+
+FSDP2 = ("distributed=fsdp2", "training.accumulation=2")
+
+
+@pytest.mark.parametrize("is_dry", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (("distributed=ddp",), "accumulation=1 .* among 2 processes; give a multiple of 2"),
+        ((*FSDP2, "training.qk_clip=100"), "qk_clip needs whole parameters"),
+        ((*FSDP2, "training.compile=true"), "compile needs whole parameters"),
+        ((*FSDP2, "training.shares_every=2"), "shares_every needs whole parameters"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused_before_weights_are_loaded(
+    settings: tuple[str, ...], complaint: str, is_dry: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are no weights: model.path is no directory, which would be the next complaint."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    command = ("training=bitnet_sft", "model.path=nowhere", "data.path=nothing", "out=o")
+    config = compose_run([*command, *settings])
+    with pytest.raises(UsageError, match=complaint):
+        plan(config) if is_dry else run_stage(config)

@@ -15,8 +15,9 @@ from wrinklefree.data.packing import tokenize
 from wrinklefree.data.records import TextRecord
 from wrinklefree.models.checkpoint import load_artifact
 from wrinklefree.models.manifest import read_manifest
-from wrinklefree.training.finite import NonFiniteError, check_gradients, loss_error
+from wrinklefree.training.finite import NonFiniteError, loss_error, watch_gradients
 from wrinklefree.training.objective import Objective, build_objective
+from wrinklefree.training.update import Update
 
 
 @pytest.fixture
@@ -39,15 +40,69 @@ def test_the_first_bad_module_is_named(model: LlamaForCausalLM, batch: Batch) ->
     assert re.search(r"step 7: .*layers\.1\.mlp\.up_proj.*rows 0.*lr", str(error))
 
 
-def test_a_finite_norm_passes(model: LlamaForCausalLM) -> None:
-    check_gradients(torch.tensor(1.0), model, step=0)
+@pytest.mark.parametrize("is_output", [True, False])
+def test_the_first_bad_gradient_of_the_backward_pass_is_named(
+    model: LlamaForCausalLM, batch: Batch, is_output: bool
+) -> None:
+    """What comes before it in the model is NaN too, the norm and the head after it are not."""
+    module = model.model.layers[1].mlp.up_proj
+    if is_output:
+        module.register_forward_hook(
+            lambda *given: given[-1].register_hook(lambda gradient: gradient * torch.inf) and None
+        )
+    else:
+        module.weight.register_hook(lambda gradient: gradient * torch.inf)
+    with watch_gradients(model) as found:
+        model(input_ids=batch.tokens_BL).logits.sum().backward()
+    expected = "the output of {}" if is_output else "{}.weight"
+    assert found[0] == expected.format("model.layers.1.mlp.up_proj")
+    assert (len(found) > 1) == is_output
+    with watch_gradients(model) as later:
+        pass
+    model(input_ids=batch.tokens_BL).logits.sum().backward()
+    assert later == []
 
 
-def test_the_parameter_with_a_bad_gradient_is_named(model: LlamaForCausalLM) -> None:
-    weight = model.model.layers[2].self_attn.q_proj.weight
-    weight.grad = torch.full_like(weight, torch.nan)
-    with pytest.raises(NonFiniteError, match=r"step 3: .*layers\.2\.self_attn\.q_proj\.weight"):
-        check_gradients(torch.tensor(torch.nan), model, step=3)
+def test_a_gradient_that_is_not_finite_names_step_rows_and_module(
+    run: Callable[..., Path],
+    random_models: dict[str, str],
+    corpus: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original, bad_row = Objective.terms, 17
+
+    def terms(
+        self: Objective, model: LlamaForCausalLM, batch: Batch, *others: object
+    ) -> dict[str, torch.Tensor]:
+        values = original(self, model, batch, *others)  # type: ignore[arg-type]
+        if bad_row in batch.row_indices:
+            values["ce"].register_hook(lambda gradient: gradient * torch.inf)
+        return values
+
+    monkeypatch.setattr(Objective, "terms", terms)
+    with pytest.raises(
+        NonFiniteError, match=r"step \d+: .* output of model\.norm is .*rows .*\b17\b"
+    ):
+        run(
+            *("teacher_sft", tmp_path / "o", f"model.path={random_models['llama']}"),
+            *(f"data.path={corpus}", "training.accumulation=2"),
+        )
+
+
+def test_finite_gradients_with_an_infinite_norm(
+    run: Callable[..., Path],
+    random_models: dict[str, str],
+    corpus: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Update, "sum_gradients", lambda self: torch.tensor(torch.inf))
+    with pytest.raises(NonFiniteError, match="step 0: the norm of the gradient is inf"):
+        run(
+            *("teacher_sft", tmp_path / "o", f"model.path={random_models['llama']}"),
+            f"data.path={corpus}",
+        )
 
 
 def test_a_diverging_run_keeps_its_last_checkpoint(

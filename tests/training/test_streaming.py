@@ -90,7 +90,7 @@ def test_an_interrupted_run_continues_with_other_workers(
     expected = load_file(whole / "model.safetensors")
     for name, tensor in load_file(parts / "model.safetensors").items():
         assert torch.equal(tensor, expected[name]), name
-    assert read_manifest(parts).data_position["row"] == 12 * 4
+    assert read_manifest(parts).data_position["processes"][0]["row"] == 12 * 4
 
 
 def test_a_dead_worker_keeps_the_checkpoint(

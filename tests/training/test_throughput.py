@@ -17,6 +17,7 @@ from wrinklefree.data.loader import Batch, collate
 from wrinklefree.data.packing import tokenize
 from wrinklefree.data.records import PairRecord
 from wrinklefree.models.teacher import load_teacher
+from wrinklefree.training.distributed import World
 from wrinklefree.training.objective import build_objective, count
 from wrinklefree.training.precision import Precision
 from wrinklefree.training.throughput import Throughput, measure_peak
@@ -24,9 +25,9 @@ from wrinklefree.training.throughput import Throughput, measure_peak
 PRECISION = Precision(torch.device("cpu"), torch.float32)
 
 
-def throughput(model: PreTrainedModel, **values: Any) -> Throughput:
+def throughput(model: PreTrainedModel, world: World | None = None, **values: Any) -> Throughput:
     config = GradientConfig(stage="stage3_distill", peak_tflops=1e-3, **values)
-    return Throughput(model, build_objective(config, model), PRECISION, config)
+    return Throughput(model, build_objective(config, model), PRECISION, config, world or World())
 
 
 @pytest.fixture
@@ -79,6 +80,19 @@ def test_values_of_a_step(model: PreTrainedModel, batch: Batch) -> None:
     values = meter.values([batch], counts, 0.5)
     assert values["tokens_per_s"] == 2 * counts.tokens
     assert values["mfu"] == meter.operations([batch], counts) / (0.5 * 1e9)
+
+
+def test_processes_that_do_the_same_work_at_once_have_the_mfu_of_one(
+    model: PreTrainedModel, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, one = throughput(model).values([batch], count([batch]), 0.5), World.sum
+    monkeypatch.setattr(
+        World, "sum", lambda self, values: [self.size * v for v in one(World(), values)]
+    )
+    four = World(rank=1, size=4)
+    together = throughput(model, four).values([batch], count([batch], four), 0.5)
+    assert together["tokens"] == 4 * alone["tokens"]
+    assert together["mfu"] == alone["mfu"]
 
 
 def test_the_measured_peak_is_reached_by_a_product() -> None:

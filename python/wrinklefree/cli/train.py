@@ -75,17 +75,20 @@ def main(settings: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     logging.getLogger("wrinklefree").setLevel(logging.INFO)
     config = compose_run(settings)
+    speaks = os.environ.get("RANK", "0") == "0"  # the first of torchrun's processes, for all
     if dry_run:
         from wrinklefree.training.plan import plan
 
-        _print(plan(config), as_json=as_json)
+        facts = plan(config)
+        if speaks:
+            _print(facts, as_json=as_json)
         return
     from wrinklefree.models.manifest import read_manifest
     from wrinklefree.training.stages import run_stage
 
     out = run_stage(config)
-    if os.environ.get("RANK", "0") != "0":
-        return  # the first of torchrun's processes speaks for all
+    if not speaks:
+        return
     manifest = read_manifest(out)
     # The long entries stay in wrinklefree.json.
     metrics = {k: v for k, v in manifest.metrics.items() if k not in ("continuity", "subln_errors")}

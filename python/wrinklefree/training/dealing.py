@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.distributed as dist
-
 from wrinklefree.data.loader import Batch, Batches, Loader
+from wrinklefree.data.mixture import Mixture
 from wrinklefree.data.stream import StreamLoader
 from wrinklefree.errors import UsageError
 from wrinklefree.training.distributed import World
@@ -14,11 +13,9 @@ from wrinklefree.training.distributed import World
 
 def deal(loader: Loader | StreamLoader, world: World) -> Batches:
     """This process's part of the batches; a stream must have been opened with its shard."""
-    if world.size == 1:
-        return loader
     if isinstance(loader, StreamLoader):
         return StreamPart(loader, world)
-    return EveryOther(loader, world)
+    return EveryOther(loader, world) if world.size > 1 else loader
 
 
 class EveryOther:
@@ -44,7 +41,8 @@ class EveryOther:
 
 
 class StreamPart:
-    """The stream of this process's shard. The position is a list of all processes' positions."""
+    """The stream of this process's shard. The position is a list of all processes' positions, of
+    one if there is one."""
 
     def __init__(self, stream: StreamLoader, world: World) -> None:
         self._stream, self._world = stream, world
@@ -54,19 +52,30 @@ class StreamPart:
 
     def state_dict(self) -> dict[str, Any]:
         """The positions, as JSON values. All processes must ask together."""
-        parts: list[dict[str, Any] | None] = [None] * self._world.size
-        dist.all_gather_object(parts, self._stream.state_dict())
-        return {"processes": parts}
+        return {"processes": self._world.collect(self._stream.state_dict())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to this process's saved position. Raises UsageError for another number of them."""
-        parts = state.get("processes", [state])
+        parts = state["processes"]
         if len(parts) != self._world.size:
             raise UsageError(
                 f"the saved run divided its streams among {len(parts)} processes, this one has "
                 f"{self._world.size}; use as many, or start anew with resume=never"
             )
         self._stream.load_state_dict(parts[self._world.rank])
+
+    @property
+    def mixture(self) -> Mixture:
+        """What chooses the source of this process's next row; its weights may change any time."""
+        return self._stream.mixture
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Records of all processes' shards so far that were left out as too long ("skipped") or cut
+        ("truncated"). All processes must ask together."""
+        own = self._stream.counts
+        totals = self._world.sum(own.values())
+        return {key: int(total) for key, total in zip(own, totals, strict=True)}
 
     def close(self) -> None:
         """Stop the workers."""

@@ -13,15 +13,18 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from wrinklefree.configs.config import DistributedConfig
+from wrinklefree.configs.config import DistributedConfig, RunConfig, SublnConfig
 from wrinklefree.errors import UsageError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Only the main process evaluates, draws samples and writes files; the others wait for it.
 PATIENCE = datetime.timedelta(hours=4)
@@ -41,12 +44,8 @@ class World:
         return self.rank == 0
 
     def share(self, micro_batches: int) -> int:
-        """How many of a step's micro-batches are this process's. Raises UsageError for a rest."""
-        if micro_batches % self.size != 0:
-            raise UsageError(
-                f"training.accumulation={micro_batches} micro-batches a step cannot be divided "
-                f"among {self.size} processes; give a multiple of {self.size}"
-            )
+        """How many of a step's micro-batches are this process's."""
+        assert micro_batches % self.size == 0  # see check_division
         return micro_batches // self.size
 
     def sum(self, values: Iterable[float]) -> list[float]:
@@ -55,6 +54,14 @@ class World:
         if self.size > 1:
             dist.all_reduce(total)
         return [float(value) for value in total]
+
+    def collect(self, value: T) -> list[T]:
+        """The value of every process, in the order of ranks. It must be picklable."""
+        if self.size == 1:
+            return [value]
+        found: list[T] = [value] * self.size
+        dist.all_gather_object(found, value)
+        return found
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in some process."""
@@ -91,9 +98,8 @@ class World:
             return
         if not self.any(error is not None):
             return
-        found: list[Exception | None] = [None] * self.size
-        dist.all_gather_object(found, error)
-        rank, first = next((r, e) for r, e in enumerate(found) if e is not None)
+        found = enumerate(self.collect(error))
+        rank, first = next((r, e) for r, e in found if e is not None)
         raise type(first)(f"rank {rank}: {first}")
 
     def wait(self) -> None:
@@ -124,17 +130,49 @@ def current_world() -> World:
 _open: list[World] = []
 
 
+def num_started() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_division(config: RunConfig) -> None:
+    """Raises UsageError for settings that the started processes cannot divide among them. Looks at
+    settings alone, so that nobody waits for weights to hear it."""
+    kind, training = config.distributed.kind, config.training
+    if kind == "single":
+        return
+    if isinstance(training, SublnConfig):
+        raise UsageError(
+            f"training={training.stage} has nothing to divide among processes; start it with "
+            "distributed=single and without torchrun"
+        )
+    if training.accumulation % num_started() != 0:
+        raise UsageError(
+            f"training.accumulation={training.accumulation} micro-batches a step cannot be divided "
+            f"among {num_started()} processes; give a multiple of {num_started()}"
+        )
+    for name, is_set in (
+        ("qk_clip", training.qk_clip > 0),
+        ("shares_every", training.shares_every > 0),
+        ("compile", training.compile),
+    ):
+        if is_set and kind == "fsdp2":
+            raise UsageError(
+                f"training.{name} needs whole parameters, which distributed=fsdp2 divides; switch "
+                "it off, or use distributed=ddp"
+            )
+
+
 @contextlib.contextmanager
 def open_world(config: DistributedConfig) -> Iterator[World]:
     """Connect the processes that torchrun started; NCCL with CUDA devices, else gloo.
 
     Raises UsageError when the setting and the way of starting do not fit.
     """
-    started = int(os.environ.get("WORLD_SIZE", "1"))
     if config.kind == "single":
-        if started > 1:
+        if num_started() > 1:
             raise UsageError(
-                f"torchrun started {started} processes and distributed=single is one: give "
+                f"torchrun started {num_started()} processes and distributed=single is one: give "
                 "distributed=ddp or fsdp2, or start wf-train without torchrun"
             )
         yield World()

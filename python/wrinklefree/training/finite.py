@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -31,26 +34,61 @@ def loss_error(
         if module
         else "every module's output is finite, so the loss itself overflowed"
     )
-    rows = ", ".join(str(row) for row in batch.row_indices)
     return NonFiniteError(
-        f"step {step}: the loss is {loss.item()}; {where} (rows {rows}); {ADVICE}"
+        f"step {step}: the loss is {loss.item()}; {where} (rows {_rows(batch)}); {ADVICE}"
     )
 
 
-def check_gradients(norm: torch.Tensor, model: PreTrainedModel, *, step: int) -> None:
-    """Raises NonFiniteError naming step and the parameter, given the total gradient norm."""
-    if torch.isfinite(norm):
-        return
-    bad = [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
-    ]
-    # Clipping multiplies by 1/norm, so a finite but overflowing sum makes no gradient infinite.
-    named = bad[-1] if bad else "their sum"
-    raise NonFiniteError(
-        f"step {step}: the gradient of {named} is not finite ({len(bad)} parameters); {ADVICE}"
+def gradient_error(origin: str, batch: Batch, *, step: int) -> NonFiniteError:
+    """For gradients that are not finite: names step, data rows and where they became so, which is
+    what `watch_gradients` found."""
+    return NonFiniteError(
+        f"step {step}: the gradient of {origin} is the first that is not finite "
+        f"(rows {_rows(batch)}); {ADVICE}"
     )
+
+
+def norm_error(norm: torch.Tensor, *, step: int) -> NonFiniteError:
+    """For finite gradients of all batches whose sum is not."""
+    return NonFiniteError(
+        f"step {step}: the norm of the gradient is {norm.item()}, and the gradients of each batch "
+        f"are finite, so their sum overflowed; {ADVICE}"
+    )
+
+
+@contextlib.contextmanager
+def watch_gradients(model: PreTrainedModel) -> Iterator[list[str]]:
+    """The list gets the names of outputs and parameters whose gradients are not finite, in the
+    order of the backward pass, while both passes run inside. Gradients are this process's own, even
+    of a divided model: they are looked at before anything is summed."""
+    found: list[str] = []
+
+    def report(name: str) -> Callable[[torch.Tensor], None]:
+        def look(gradient: torch.Tensor) -> None:
+            if not torch.isfinite(gradient).all():
+                found.append(name)
+
+        return look
+
+    watched: dict[torch.Tensor, torch.utils.hooks.RemovableHandle] = {}
+
+    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def look(_module: nn.Module, _inputs: object, output: object) -> None:
+            for tensor in output if isinstance(output, tuple) else (output,):
+                if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
+                    tensor.register_hook(report(f"the output of {name}"))
+            for own, parameter in module.named_parameters(recurse=False):
+                if parameter.requires_grad and parameter not in watched:
+                    watched[parameter] = parameter.register_hook(report(f"{name}.{own}"))
+
+        return module.register_forward_hook(look)
+
+    hooks = [watch(name, module) for name, module in model.named_modules() if name]
+    try:
+        yield found
+    finally:
+        for hook in (*hooks, *watched.values()):
+            hook.remove()
 
 
 @torch.no_grad()
@@ -72,3 +110,7 @@ def _first_bad_module(model: PreTrainedModel, batch: Batch) -> str | None:
         for hook in hooks:
             hook.remove()
     return found[0] if found else None
+
+
+def _rows(batch: Batch) -> str:
+    return ", ".join(str(row) for row in batch.row_indices)

@@ -12,6 +12,7 @@ from wrinklefree.configs.config import DataConfig, GradientConfig, RunConfig
 from wrinklefree.data.packing import TokenRows
 from wrinklefree.errors import UsageError
 from wrinklefree.models.teacher import load_tokenizer
+from wrinklefree.training.distributed import check_division
 from wrinklefree.training.head_loss import CHUNK_ROWS
 from wrinklefree.training.inputs import Inputs, num_steps, open_inputs
 
@@ -23,7 +24,9 @@ LOGIT_COPIES = 3  # logits, log-softmax, gradient
 
 
 def plan(config: RunConfig) -> dict[str, Any]:
-    """JSON values. Raises UsageError for a model or data that the run could not read."""
+    """JSON values. Raises UsageError for a model or data that the run could not read, and for
+    settings that the started processes could not divide."""
+    check_division(config)
     model_config = _model_config(config)
     model = _empty_model(model_config)
     tokenizer = load_tokenizer(config.model.path, revision=config.model.revision)

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from wrinklefree.configs.config import GradientConfig, RunConfig
 from wrinklefree.data.loader import collate
 from wrinklefree.data.packing import TokenRows
-from wrinklefree.data.stream import StreamLoader
 from wrinklefree.errors import UsageError
 from wrinklefree.models.surgery import get_lambda, quant_config_of, set_int8_grad, set_lambda
 from wrinklefree.models.teacher import load_teacher
@@ -21,6 +20,7 @@ from wrinklefree.models.weight_calibration import calibrate_weights_
 from wrinklefree.training import checkpointing
 from wrinklefree.training.allocator import keep_freed_memory
 from wrinklefree.training.compute import check_compiler, checkpoint_activations
+from wrinklefree.training.dealing import StreamPart
 from wrinklefree.training.distributed import current_world
 from wrinklefree.training.evaluation import Evaluation
 from wrinklefree.training.inputs import Inputs, num_steps, open_inputs
@@ -91,9 +91,9 @@ def train(config: RunConfig, student: Student) -> Path:
     if training.activation_checkpointing:
         checkpoint_activations(model)
     objective = build_objective(training, model)
-    throughput = Throughput(model, objective, precision, training)
+    throughput = Throughput(model, objective, precision, training, world)
     teacher = _open_teacher(config, student, objective, inputs, precision)
-    apply = shard(model, training) if world.is_sharded else apply_to(model)
+    apply = shard(model) if world.is_sharded else apply_to(model)
     update = build_update(model, training, total_steps, world)
     if progress is not None:
         checkpointing.restore_optimizers(out, model, update.optimizers)
@@ -132,7 +132,7 @@ def train(config: RunConfig, student: Student) -> Path:
         )
         with report as metrics, StopRequest() as stop:
             evaluation = trainer.run(metrics, stop, start_step=start_step)
-        if isinstance(loader, StreamLoader):
+        if isinstance(loader, StreamPart):
             log.info("streamed records: %(skipped)d skipped, %(truncated)d cut", loader.counts)
     output.finish(evaluation)
     return out

@@ -15,8 +15,6 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from wrinklefree.configs.config import GradientConfig
-from wrinklefree.errors import UsageError
 from wrinklefree.models.decoder import decoder_layers
 
 T = TypeVar("T")
@@ -44,22 +42,12 @@ def apply_to(model: PreTrainedModel) -> Apply:
     return lambda function: function(model)
 
 
-def shard(model: PreTrainedModel, config: GradientConfig) -> Apply:
+def shard(model: PreTrainedModel) -> Apply:
     """Divide the model among all processes, in place; afterwards its parameters are DTensors.
 
     What the function given to the result computes with gradients needs one backward pass. All
-    processes must call it together. Raises UsageError for settings that look at whole tensors.
+    processes must call it together.
     """
-    for name, is_set in (
-        ("qk_clip", config.qk_clip > 0),
-        ("shares_every", config.shares_every > 0),
-        ("compile", config.compile),
-    ):
-        if is_set:
-            raise UsageError(
-                f"training.{name} needs whole parameters, which distributed=fsdp2 divides; switch "
-                "it off, or use distributed=ddp"
-            )
     for layer in decoder_layers(model):
         fully_shard(layer)
     whole = _Whole(model)

@@ -6,8 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from wrinklefree.configs.config import RunConfig, SublnConfig
-from wrinklefree.errors import UsageError
+from wrinklefree.configs.config import RunConfig
 from wrinklefree.models.staging import recover
 from wrinklefree.training import (
     bitnet_sft,
@@ -18,7 +17,7 @@ from wrinklefree.training import (
     teacher_sft,
 )
 from wrinklefree.training.checkpointing import is_finished
-from wrinklefree.training.distributed import open_world
+from wrinklefree.training.distributed import check_division, open_world
 from wrinklefree.training.student import parent_hash
 
 log = logging.getLogger(__name__)
@@ -35,11 +34,7 @@ STAGES: dict[str, Callable[[RunConfig], Path]] = {
 
 def run_stage(config: RunConfig) -> Path:
     """Run the stage, or return at once when `out` already holds its result."""
-    if config.distributed.kind != "single" and isinstance(config.training, SublnConfig):
-        raise UsageError(
-            f"training={config.training.stage} has nothing to divide among processes; start it "
-            "with distributed=single and without torchrun"
-        )
+    check_division(config)
     with open_world(config.distributed) as world:
         if world.is_main:
             recover(config.out)

@@ -4,7 +4,7 @@ MFU (arXiv 2204.02311, appendix B) = floating-point operations of the student's 
 the step * peak). Operations, forward and backward: 6 per weight of a decoder matrix and token, 6
 per weight of the head and position with logits, 6 * heads * head width * length^2 per layer and row
 (causal attention). What a run does beyond that (teacher, recomputed activations, waiting for data)
-takes time and counts as nothing.
+takes time and counts as nothing. Several processes: the operations of all, the peak of each.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from transformers import PreTrainedModel
 from wrinklefree.configs.config import GradientConfig
 from wrinklefree.data.loader import Batch
 from wrinklefree.models.decoder import decoder_layers
+from wrinklefree.training.distributed import World
 from wrinklefree.training.forward import head
-from wrinklefree.training.objective import Counts, Objective, state_widths
+from wrinklefree.training.objective import Counts, Objective, count, state_widths
 from wrinklefree.training.precision import Precision
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ PRODUCT_SIZE, PRODUCT_REPEATS = 1024, 5
 
 
 class Throughput:
-    """What one step does, against the peak of the processor."""
+    """What one step does, against the peak of the processors."""
 
     def __init__(
         self,
@@ -38,8 +39,9 @@ class Throughput:
         objective: Objective,
         precision: Precision,
         config: GradientConfig,
+        world: World = World(),  # noqa: B008 (frozen)
     ) -> None:
-        self.objective = objective
+        self.objective, self.world = objective, world
         layers = decoder_layers(model)
         self._body = sum(p.numel() for p in layers.parameters() if p.ndim == 2)
         self._head = sum(p.numel() for p in head(model).parameters() if p.ndim == 2)
@@ -52,12 +54,15 @@ class Throughput:
         log.info("MFU is relative to %.3g TFLOP/s (%s)", self.peak / 1e12, origin)
 
     def values(self, batches: Sequence[Batch], counts: Counts, seconds: float) -> dict[str, float]:
-        """What to log of a step."""
-        used = self.operations(batches, counts) / (seconds * self.peak)
+        """What to log of a step: `batches` are this process's, `counts` those of all. All processes
+        must call it together."""
+        (operations,) = self.world.sum([self.operations(batches, count(batches))])
+        used = operations / (seconds * self.peak * self.world.size)
         return {"tokens": counts.tokens, "tokens_per_s": counts.tokens / seconds, "mfu": used}
 
     def operations(self, batches: Sequence[Batch], counts: Counts) -> int:
-        """Floating-point operations of the student's forward and backward pass."""
+        """Floating-point operations of the student's forward and backward pass over these batches,
+        which hold that many labels and tokens."""
         squares = sum(int(batch.is_token_BL.sum(1).square().sum()) for batch in batches)
         logits = self.objective.num_logits(counts)
         return 6 * (self._body * counts.tokens + self._head * logits + self._attention * squares)

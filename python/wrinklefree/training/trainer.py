@@ -16,7 +16,7 @@ from wrinklefree.models.surgery import set_lambda
 from wrinklefree.training.compute import as_written, compile_layers, drop_compiled
 from wrinklefree.training.distributed import World
 from wrinklefree.training.evaluation import Evaluation
-from wrinklefree.training.finite import loss_error
+from wrinklefree.training.finite import gradient_error, loss_error, norm_error, watch_gradients
 from wrinklefree.training.gradient_shares import gradient_shares
 from wrinklefree.training.interrupt import StopRequest
 from wrinklefree.training.metrics import MetricsLog
@@ -125,7 +125,10 @@ class Trainer:
         sums, shares = self._accumulate(step, batches, counts)
         sums = dict(zip(sums, self.world.sum(sums.values()), strict=True))
 
-        updated = self.update.apply(step)
+        norm = self.update.sum_gradients()
+        if not torch.isfinite(norm):
+            self._explain_gradients(step, norm, batches, counts)
+        updated = self.update.apply(step, norm)
         seconds = time.perf_counter() - began
         return {
             "loss": sum(sums.values()),
@@ -172,11 +175,30 @@ class Trainer:
         bad = [number for number, loss in enumerate(losses) if not torch.isfinite(loss)]
         if not self.world.any(bool(bad)):
             return
+        drop_compiled(self.model)  # as in _explain_gradients
         first = bad[0] if bad else 0
         error = self.apply(
             lambda model: loss_error(losses[first], model, batches[first], step=step)
         )
         self.world.raise_together(error if bad else None)
+
+    def _explain_gradients(
+        self, step: int, norm: torch.Tensor, batches: list[Batch], counts: Counts
+    ) -> None:
+        """Raise in all processes: what the gradient of each batch was before they were summed is
+        found by computing it again."""
+        drop_compiled(self.model)  # compiled layers do not call what watches their modules
+        errors = []
+        for batch in batches:
+            teacher = self.teacher(batch) if self.teacher is not None else None
+            with watch_gradients(self.model) as found:
+                with self.precision.autocast():
+                    terms = self._terms(batch, teacher, counts)
+                torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+            if found:
+                errors.append(gradient_error(found[0], batch, step=step))
+        self.world.raise_together(errors[0] if errors else None)
+        raise norm_error(norm, step=step)
 
 
 def _is_multiple(step: int, every: int) -> bool:

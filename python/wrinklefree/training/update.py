@@ -1,4 +1,4 @@
-"""One optimizer update from accumulated gradients: check, clip, set rates, step, QK-clip."""
+"""One optimizer update from accumulated gradients: sum, clip, set rates, step, QK-clip."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from wrinklefree.configs.config import GradientConfig
 from wrinklefree.data.loader import Batch
 from wrinklefree.training.clipping import Clipper, gradient_norm
 from wrinklefree.training.distributed import World
-from wrinklefree.training.finite import check_gradients
 from wrinklefree.training.optim import build_optimizers, set_rates
 from wrinklefree.training.qk_clip import QKClip
 from wrinklefree.training.schedule import (
@@ -41,14 +40,13 @@ class Update:
         """The context of the student's forward pass."""
         return self.qk_clip.watching(batch) if self.qk_clip else contextlib.nullcontext()
 
-    def apply(self, step: int) -> dict[str, float]:
-        """Change the weights and drop the gradients; returns what to log.
-
-        Raises NonFiniteError before anything has changed.
-        """
+    def sum_gradients(self) -> torch.Tensor:
+        """Sum the gradients over the processes; returns their norm, the same in each of them."""
         self.world.sum_gradients(self.model.parameters())
-        norm = gradient_norm(self.model.parameters(), self.world)
-        check_gradients(norm, self.model, step=step)
+        return gradient_norm(self.model.parameters(), self.world)
+
+    def apply(self, step: int, norm: torch.Tensor) -> dict[str, float]:
+        """Change the weights by gradients of this norm and drop them; returns what to log."""
         limit = self.clipper.clip(self.model.parameters(), norm)
         lr = self.learning_rate.at(step)
         set_rates(self.optimizers, lr, self.weight_decay.at(step))
