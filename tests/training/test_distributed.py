@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -241,7 +243,7 @@ def test_divided_weights_have_the_codes_and_scales_of_whole_ones(
 
 
 RUNS = """
-import json, sys, torch
+import json, os, sys, torch
 from wrinklefree.configs.compose import compose_run
 from wrinklefree.errors import WrinklefreeError
 from wrinklefree.training.objective import Objective
@@ -251,7 +253,7 @@ terms = Objective.terms
 
 def poisoned(self, model, batch, *others):
     def look(_module, _inputs, output):
-        if 17 in batch.row_indices:
+        if any(row % 5 == 0 for row in batch.row_indices):
             output.register_hook(lambda gradient: gradient * torch.nan)
     hook = model.model.layers[1].mlp.down_proj.register_forward_hook(look)
     try:
@@ -259,7 +261,10 @@ def poisoned(self, model, batch, *others):
     finally:
         hook.remove()
 
-for name, settings in json.loads(sys.argv[1]).items():
+# A store of its own for each run: that of torchrun still has the addresses of the run before.
+os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+for port, (name, settings) in zip(json.loads(sys.argv[2]), json.loads(sys.argv[1]).items()):
+    os.environ["MASTER_PORT"] = str(port)
     Objective.terms = poisoned if "poison" in name else terms
     try:
         run_stage(compose_run(settings))
@@ -272,7 +277,8 @@ for name, settings in json.loads(sys.argv[1]).items():
 
 FEW = ("training.steps=4", "training.save_every=1")
 SMALL = {  # what is divided with fsdp2, and how near the losses of one process it stays
-    "muon": (("training.optimizer=muon",), 1e-4),
+    # Muon iterates in bfloat16: products of shards round otherwise, a hundredth of an update.
+    "muon": (("training.optimizer=muon",), 3e-3),
     "checkpointing": (("training.activation_checkpointing=true",), 1e-4),
     "freeze": (("training.freeze=[embed,norms]",), 1e-4),
     "bfloat16": (("training.dtype=bfloat16",), 2e-3),
@@ -297,6 +303,14 @@ def stopped(run: Run, stage: tuple[str, ...], tmp_path_factory: pytest.TempPathF
     return out
 
 
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
 @pytest.fixture(scope="module")
 def runs(
     stopped: Path, stage: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
@@ -316,7 +330,7 @@ def runs(
     script = root / "runs.py"
     script.write_text(RUNS)
     done = subprocess.run(
-        [*TORCHRUN, str(script), json.dumps(commands)],
+        [*TORCHRUN, str(script), json.dumps(commands), json.dumps(free_ports(len(commands)))],
         capture_output=True,
         text=True,
         timeout=300,
@@ -372,8 +386,8 @@ def test_a_gradient_that_is_not_finite_in_one_process_stops_both(
     first, second = told[f"{kind} poison"]
     assert first == second
     found = re.match(
-        r"rank [01]: step (\d): the gradient of the output of model\.layers\.1\.mlp\.down_proj is "
-        r"the first that is not finite \(rows .*\b17\b.*\)",
+        r"rank [01]: step (\d): the gradient of the output of model\.layers\.1\.mlp is "
+        r"the first that is not finite \(rows .*\b\d*[05]\b.*\)",
         first,
     )
     assert found, first

@@ -76,10 +76,14 @@ def watch_gradients(model: PreTrainedModel) -> Iterator[list[str]]:
         def look(_module: nn.Module, _inputs: object, output: object) -> None:
             for tensor in output if isinstance(output, tuple) else (output,):
                 if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
-                    tensor.register_hook(report(f"the output of {name}"))
+                    tensor.register_hook(  # type: ignore[no-untyped-call]
+                        report(f"the output of {name}")
+                    )
             for own, parameter in module.named_parameters(recurse=False):
                 if parameter.requires_grad and parameter not in watched:
-                    watched[parameter] = parameter.register_hook(report(f"{name}.{own}"))
+                    watched[parameter] = parameter.register_hook(  # type: ignore[no-untyped-call]
+                        report(f"{name}.{own}")
+                    )
 
         return module.register_forward_hook(look)
 
