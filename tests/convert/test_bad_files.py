@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.convert.gguf_edits import rewrite_gguf
+from tests.convert.tiny_models import edit_json
 from wrinklefree import LLM
 from wrinklefree.cli.convert import main
 from wrinklefree.errors import WrinklefreeError
@@ -190,6 +191,13 @@ def test_odd_keys_that_have_a_meaning(sound: Path, tmp_path: Path, keys: dict[st
     assert time.monotonic() - begin < 2 * SECONDS
 
 
+@pytest.mark.parametrize("count", [513, 2**32 - 1])
+def test_more_layers_than_any_model_has(sound: Path, tmp_path: Path, count: int) -> None:
+    """Names of the tensors that they should have would fill the memory."""
+    path = rewrite_gguf(sound, tmp_path / "m.gguf", keys={"llama.block_count": count})
+    refuse(path, "allowed are 1 to 512")
+
+
 def test_a_tensor_that_no_architecture_has(sound: Path, tmp_path: Path) -> None:
     extra = np.zeros((2, 2), np.float32)
     path = rewrite_gguf(sound, tmp_path / "m.gguf", tensors={"blk.0.router.weight": extra})
@@ -232,6 +240,26 @@ def test_shards_outside_of_the_directory(directory: Path) -> None:
     index = {"weight_map": {"model.norm.weight": "../model.safetensors"}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     refuse(directory, "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"num_hidden_layers": 513}, "allowed are 1 to 512"),
+        ({"num_hidden_layers": 10**9}, "allowed are 1 to 512"),
+        ({"num_hidden_layers": None}, "num_hidden_layers"),
+        ({"head_dim": 10**9}, "allowed are 1 to 1024"),
+    ],
+    ids=["513 layers", "a billion layers", "no layers", "head size"],
+)
+def test_sizes_that_no_model_has(directory: Path, changes: dict[str, Any], problem: str) -> None:
+    edit_json(directory / "config.json", **changes)
+    target = directory.parent / "converted.gguf"
+    result = CliRunner().invoke(main, [str(directory), str(target), "--ternarize", "absmean"])
+    assert result.exit_code == 1, result.output
+    assert problem in result.stderr
+    with pytest.raises(WrinklefreeError, match=problem):
+        LLM(directory)
 
 
 def test_pickled_weights_are_never_opened(directory: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from tests.convert.tiny_models import WIDE, save_tiny_artifact
+from tests.convert.tiny_models import WIDE, edit_json, save_tiny_artifact
 from wrinklefree.convert.agreement import verify_logits
 from wrinklefree.convert.gguf_source import GgufSource
 from wrinklefree.convert.plan import plan_gguf
@@ -62,6 +62,26 @@ def test_a_file_and_its_directory_keep_the_scaling(data_dir: Path, tmp_path: Pat
     (tmp_path / "back").mkdir()
     write_hf(source, tmp_path / "back")
     assert verify_logits(path, tmp_path / "back").mean_kl < 1e-6
+
+
+def test_the_older_spelling_means_the_same(data_dir: Path, tmp_path: Path) -> None:
+    """Before transformers 5: rope_scaling, whose type may be called `type`, beside rope_theta."""
+    artifact = save_tiny_artifact(
+        *(tmp_path / "a", data_dir / "stories260k_hf"),
+        **WIDE,
+        max_position_embeddings=16384,
+        rope_parameters=RELEASED,
+    )
+    scaling = {key: value for key, value in RELEASED.items() if not key.startswith("rope_")}
+    edit_json(
+        artifact / "config.json",
+        rope_parameters=None,
+        rope_theta=RELEASED["rope_theta"],
+        rope_scaling={"type": "llama3", **scaling},
+    )
+    path = tmp_path / "a.gguf"
+    write_gguf(plan_gguf(artifact), path)
+    assert GgufSource(path).config["rope_parameters"] == RELEASED
 
 
 def test_an_unknown_formula_is_refused() -> None:

@@ -15,6 +15,7 @@ import torch
 
 from wrinklefree import ops
 from wrinklefree.convert import gguf_names as names
+from wrinklefree.convert.hyper_parameters import rope_of
 from wrinklefree.convert.source import Source
 from wrinklefree.convert.ternary_check import Ternary
 from wrinklefree.errors import FormatError, nearest
@@ -122,8 +123,7 @@ def _one_of(key: str, value: Any) -> str:
 def base_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """config.json of a `bitnet` model as that of the Llama which it is, sub-norms apart."""
     missing = [key for key in _NEVER_GUESSED if config.get(key) is None]
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if rope.get("rope_theta") is None and config.get("rope_theta") is None:
+    if rope_of(config)["rope_theta"] is None:
         missing.append("rope_theta")
     if missing:
         raise FormatError(f"config.json lacks {', '.join(missing)}, which are never guessed")

@@ -29,6 +29,17 @@ _COUNTS = (
     ("attention.head_count_kv", "num_key_value_heads"),
     ("vocab_size", "vocab_size"),
 )
+# What the engine takes at most (csrc/engine/config.cpp): a damaged file may say anything.
+_LIMITS = {
+    "max_position_embeddings": 1 << 24,
+    "hidden_size": 1 << 20,
+    "num_hidden_layers": 512,
+    "intermediate_size": 1 << 20,
+    "num_attention_heads": 1 << 20,
+    "num_key_value_heads": 1 << 20,
+    "vocab_size": 1 << 24,
+}
+_MAX_HEAD_DIM = 1024
 _ROPE_TYPES = ("default", "linear", "yarn", "llama3")
 _EPS = "attention.layer_norm_rms_epsilon"
 _ROPE_BASE = "rope.freq_base"
@@ -45,15 +56,38 @@ def head_dim(config: Mapping[str, Any]) -> int:
     return int(given) if given else int(config["hidden_size"]) // int(config["num_attention_heads"])
 
 
+def check_sizes(config: Mapping[str, Any]) -> None:
+    """Raises FormatError for a size that is missing, or that no model which the engine runs has:
+    names and tables are made of them."""
+    for key, limit in _LIMITS.items():
+        _check_size(key, config.get(key), limit)
+    _check_size("head_dim", head_dim(config), _MAX_HEAD_DIM)
+
+
+def _check_size(key: str, value: object, limit: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
+        raise FormatError(f"{key} is {value!r}, allowed are 1 to {limit}")
+
+
+def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """RoPE parameters with their `rope_type` and `rope_theta`, None if the config lacks it.
+
+    transformers 5 writes `rope_parameters`; before, `rope_scaling`, whose type was once called
+    `type`, and `rope_theta` beside it.
+    """
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    older = {"rope_type": rope.get("type", "default"), "rope_theta": config.get("rope_theta")}
+    return older | rope
+
+
 def hyper_parameters(config: Mapping[str, Any], arch: Architecture) -> dict[str, int | float | str]:
     """GGUF hyper-parameter keys of a config."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    rope = rope_of(config)
+    rope_type, theta = rope["rope_type"], rope["rope_theta"]
     if rope_type not in _ROPE_TYPES:
         raise FormatError(
             f"rope_type {rope_type!r} cannot be exported; only {', '.join(_ROPE_TYPES)} can"
         )
-    theta = rope.get("rope_theta", config.get("rope_theta"))
     missing = [key for _, key in _COUNTS if not isinstance(config.get(key), int)]
     missing += [] if "rms_norm_eps" in config else ["rms_norm_eps"]
     if theta is None:
@@ -127,6 +161,7 @@ def config_of(metadata: Mapping[str, Any], tensor_names: Iterable[str]) -> dict[
         "tie_word_embeddings": "output.weight" not in names,
         "dtype": "float32",
     }
+    check_sizes(config)
     if arch.model_type != "qwen2":  # qwen2 has its biases without an option
         config["attention_bias"] = "blk.0.attn_q.bias" in names
     if arch.model_type == "llama":

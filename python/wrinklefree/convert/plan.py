@@ -27,6 +27,7 @@ from wrinklefree.convert.hyper_parameters import (
     SUBLN_EPS_KEY,
     head_dim,
     hyper_parameters,
+    rope_of,
 )
 from wrinklefree.convert.open_source import open_source
 from wrinklefree.convert.source import Source, check_tensors
@@ -185,11 +186,10 @@ def plan_gguf(path: Path | Source, *, wanted: str = "auto", embed: str = "auto")
 
 
 def _rope_divisors(config: Mapping[str, Any]) -> list[PlannedTensor]:
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if rope.get("rope_type") != "llama3":
+    rope = rope_of(config)
+    if rope["rope_type"] != "llama3":
         return []
-    theta = rope.get("rope_theta", config.get("rope_theta"))
-    values = rope_divisors.divisors({**rope, "rope_theta": theta}, head_dim(config))
+    values = rope_divisors.divisors(rope, head_dim(config))
     return [
         PlannedTensor(
             gguf_name=rope_divisors.TENSOR,

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from wrinklefree.convert import gguf_names as names
+from wrinklefree.convert.hyper_parameters import check_sizes
 from wrinklefree.convert.ternary_check import (
     Ternary,
     TernaryError,
@@ -73,7 +74,9 @@ class Source(Protocol):
 
 
 def check_tensors(source: Source) -> None:
-    """Raises FormatError that lists every tensor without a GGUF name, or every missing one."""
+    """Raises FormatError that lists every tensor without a GGUF name, or every missing one, and for
+    sizes that no model has."""
+    check_sizes(source.config)
     names.map_all(source.names, to_gguf=True)
     expected = names.expected_hf_names(source.config, source.subln, source.kept_float)
     missing = sorted(expected - set(source.names))
