@@ -36,6 +36,17 @@ def test_a_missing_model(tmp_path: Path) -> None:
     assert "nothing.gguf" in line
 
 
+@pytest.mark.parametrize("package", ["fastapi", "llguidance", "uvicorn"])
+def test_a_missing_extra_is_told_before_the_load(
+    model: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # what import takes for "not installed"
+    monkeypatch.setattr("wrinklefree.cli.serve.load", lambda *_, **__: pytest.fail("loaded"))
+    code, line = refusal(model)
+    assert code == 2
+    assert line == f'error: {package} is missing: pip install "wrinklefree[serve]"\n'
+
+
 def test_a_damaged_model(tmp_path: Path, model: Path) -> None:
     for size in (0, 4, 1000, model.stat().st_size - 1):
         damaged = tmp_path / "damaged.gguf"

@@ -8,6 +8,7 @@ import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ wf-serve student.gguf
 wf-serve runs/s3 --port 9000 --threads 4 --parallel 8
 wf-serve student.gguf --host 0.0.0.0 --api-key-file keys.txt
 """
+# Of the extra `serve`, as far as the server imports them.
+PACKAGES = ("fastapi", "llguidance", "prometheus_client", "pydantic", "uvicorn")
 
 
 @click.command(cls=Command, epilog=EXAMPLES)
@@ -89,6 +92,7 @@ def main(
     """
     from wrinklefree.serve.settings import Settings
 
+    check_packages()
     settings = Settings(
         model_name=model.resolve().name.removesuffix(".gguf"),
         host=host,
@@ -108,6 +112,14 @@ def main(
         load(model, threads=threads, context=context, kv_cache=kv_cache) as llm,
     ):
         run(llm, settings, listener)
+
+
+def check_packages() -> None:
+    """Raises UsageError if the extra `serve` is not installed, which the imports would tell only
+    after the load."""
+    for package in PACKAGES:
+        if find_spec(package) is None:
+            raise UsageError(f'{package} is missing: pip install "wrinklefree[serve]"')
 
 
 def keys_of_environment() -> tuple[str, ...]:
