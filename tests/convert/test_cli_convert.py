@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer as HfTokenizer
 
 from tests.convert.tiny_models import (
     ODD,
@@ -271,6 +272,15 @@ def test_other_token_ids_do_not_verify(wide: Path, tmp_path: Path) -> None:
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(VerificationError, match=r"tokenizer\.json gives"):
         verify_tokens(other, tmp_path / "x.gguf")
+
+
+def test_a_stored_truncation_does_not_make_token_ids_differ(wide: Path, tmp_path: Path) -> None:
+    other = copy(wide, tmp_path / "other")
+    tokenizer = HfTokenizer.from_file(str(other / "tokenizer.json"))
+    tokenizer.enable_truncation(max_length=8)
+    tokenizer.save(str(other / "tokenizer.json"))
+    assert run(wide, tmp_path / "x.gguf", "--verify", "none")[0] == 0
+    assert verify_tokens(other, tmp_path / "x.gguf") > 1000
 
 
 @pytest.fixture(scope="module")

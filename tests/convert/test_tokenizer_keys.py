@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer as HfTokenizer
 
 from wrinklefree.convert.tokenizer_gguf import TokenType, tokenizer_keys
 from wrinklefree.engine import pre_tokenizers
@@ -138,3 +139,17 @@ def test_other_tokenizer_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram"}}))
     with pytest.raises(FormatError, match="Unigram"):
         tokenizer_keys(tmp_path, {"vocab_size": 10})
+
+
+def test_a_stored_truncation_and_padding_say_nothing_about_the_frame(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    source = data_dir / "stories260k_hf"
+    shutil.copytree(source, tmp_path, dirs_exist_ok=True)
+    given = HfTokenizer.from_file(str(source / "tokenizer.json"))
+    given.enable_truncation(max_length=2)
+    given.enable_padding(length=8, pad_id=2, pad_token="</s>")
+    given.save(str(tmp_path / "tokenizer.json"))
+    assert tokenizer_keys(tmp_path, {"vocab_size": 512}) == tokenizer_keys(
+        source, {"vocab_size": 512}
+    )

@@ -9,10 +9,9 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from wrinklefree.convert.json_file import read_json
 from wrinklefree.engine import pre_tokenizers
+from wrinklefree.engine.tokenizer import read_backend
 from wrinklefree.errors import FormatError
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
@@ -195,7 +194,7 @@ def _id_list(value: Any) -> list[int]:
 
 def _frame(path: Path, special: Mapping[str, int]) -> _Frame:
     """Whether the tokenizer adds its begin and end token, seen by asking it."""
-    encoded = Tokenizer.from_file(str(path / "tokenizer.json")).encode("a")
+    encoded = read_backend(path / "tokenizer.json").encode("a")
     marks = [bool(mark) for mark in encoded.special_tokens_mask]
     before = encoded.ids[: marks.index(False)]
     after = encoded.ids[len(marks) - marks[::-1].index(False) :]

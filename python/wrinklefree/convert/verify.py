@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer as HfTokenizer
 
 from wrinklefree import _engine
 from wrinklefree.convert.codec import decode, stored_scale
@@ -18,7 +17,7 @@ from wrinklefree.convert.ternary_check import Ternary
 from wrinklefree.convert.to_gguf import Progress, file_ternary, silent, tensor_bytes
 from wrinklefree.convert.to_hf import Form, stored_bias
 from wrinklefree.convert.to_hf import stored_scale as directory_scale
-from wrinklefree.engine.tokenizer import Tokenizer
+from wrinklefree.engine.tokenizer import Tokenizer, read_backend
 from wrinklefree.errors import FormatError, VerificationError
 
 _MAX_ADDED = 40  # added tokens that are tried, from the first and from the last
@@ -115,7 +114,7 @@ def verify_tokens(directory: Path, path: Path) -> int:
     """Compares token ids of the file's tokenizer with those of tokenizer.json; returns the number
     of strings. Raises VerificationError with the first string that differs."""
     ours = Tokenizer.from_gguf(_engine.GgufFile(str(path)).metadata)
-    theirs = HfTokenizer.from_file(str(directory / "tokenizer.json"))
+    theirs = read_backend(directory / "tokenizer.json")
     added = [token.content for token in theirs.get_added_tokens_decoder().values()]
     # A model may have thousands of reserved tokens that differ in nothing but a number.
     texts = (*STRINGS, *around(added[:_MAX_ADDED]), *around(added[-_MAX_ADDED:]))

@@ -52,10 +52,7 @@ class Tokenizer:
         file = path / "tokenizer.json"
         if not file.exists():
             raise FormatError(f"{path}: no tokenizer.json")
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises its base class
-            raise FormatError(f"{file}: {error}") from error
+        backend = read_backend(file)
         settings = _read_json(path / "tokenizer_config.json")
         eos_ids = set(_named_ids(backend, settings, "eos_token"))
         for config in ("generation_config.json", "config.json"):
@@ -134,6 +131,18 @@ class Tokenizer:
         if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             return bytes((int(token[3:5], 16),))
         return token.replace(_SPACE, " ").encode()
+
+
+def read_backend(file: Path) -> tokenizers.Tokenizer:
+    """The tokenizer of a tokenizer.json, for whole texts. Raises FormatError for a broken file."""
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises its base class
+        raise FormatError(f"{file}: {error}") from error
+    # transformers stores what its last call asked for: a training script's cut to 512 tokens, say.
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 def _byte_alphabet() -> dict[str, int]:
