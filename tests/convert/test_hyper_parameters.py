@@ -54,6 +54,13 @@ def test_missing_config_entries_are_listed_together() -> None:
         hyper_parameters(broken, ARCHITECTURES["llama"])
 
 
+def test_tokens_of_a_file_that_are_no_list() -> None:
+    keys = hyper_parameters(LLAMA, ARCHITECTURES["llama"])
+    metadata = {"general.architecture": "llama", **keys, "tokenizer.ggml.tokens": 4}
+    with pytest.raises(FormatError, match=r"tokenizer\.ggml\.tokens"):
+        config_of(metadata, ["token_embd.weight"])
+
+
 @pytest.mark.parametrize("value", [0, -1, "3", True, None])
 def test_invalid_hyper_parameters_of_a_file(value: object) -> None:
     keys = hyper_parameters(LLAMA, ARCHITECTURES["llama"])

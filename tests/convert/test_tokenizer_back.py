@@ -96,6 +96,11 @@ def small_keys() -> dict[str, Any]:
     }
 
 
+def test_tokens_that_are_no_list_are_one_error() -> None:
+    with pytest.raises(FormatError, match=r"tokenizer\.ggml\.tokens"):
+        token_ids(small_keys() | {"tokenizer.ggml.tokens": 4})
+
+
 def test_all_end_ids_are_kept() -> None:
     assert token_ids(small_keys()) == {"eos_token_id": [3, 2]}
 
@@ -107,6 +112,7 @@ def test_all_end_ids_are_kept() -> None:
         {"tokenizer.ggml.pre": "smolm"},
         {"tokenizer.ggml.tokens": []},
         {"tokenizer.ggml.tokens": [1, 2, 3, 4]},
+        {"tokenizer.ggml.tokens": 4},
         {"tokenizer.ggml.token_type": [1, 1, 1]},
         {"tokenizer.ggml.merges": ["a"]},
         {"tokenizer.ggml.merges": ["a b c"]},
@@ -121,3 +127,11 @@ def test_inconsistent_keys_are_one_error(tmp_path: Path, changes: dict[str, Any]
     with pytest.raises(FormatError, match=r"token|merges"):
         write_tokenizer(small_keys() | changes, tmp_path)
     assert not (tmp_path / "tokenizer.json").exists()
+
+
+def test_a_start_token_that_only_the_rule_names_is_written_down(tmp_path: Path) -> None:
+    """Readers of Hugging Face files know nothing of GGUF's defaults."""
+    keys = small_keys() | {"tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.bos_token_id": 3}
+    assert written(keys, tmp_path).encode("ab").ids == [3, 2]
+    assert AutoTokenizer.from_pretrained(tmp_path)("ab")["input_ids"] == [3, 2]
+    assert tokenizer_keys(tmp_path, {"vocab_size": 4})["tokenizer.ggml.add_bos_token"] is True

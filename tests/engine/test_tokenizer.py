@@ -105,6 +105,13 @@ def test_the_small_tokenizer_itself_is_valid() -> None:
         ({"tokens": None}, "tokens is missing"),
         ({"tokens": []}, "0 tokens"),
         ({"tokens": [1, 2]}, "not a list of strings"),
+        ({"tokens": 4}, "not a list of strings"),
+        ({"tokens": ["a", "b", "ab", "\udc80"]}, "tokens: 3 ('\\udc80') is not UTF-8"),
+        ({"merges": ["a \udc80"]}, "merges: 0 ('a \\udc80') is not UTF-8"),
+        (
+            {"model": "llama", "scores": [0.0] * 4, "tokens": ["a", "b", "\udc80", "<e>"]},
+            "tokens: 2 ('\\udc80') is not UTF-8",
+        ),
         ({"token_type": [1]}, "1 values in tokenizer.ggml.token_type"),
         ({"merges": ["a"]}, "not two tokens"),
         ({"merges": ["a b c"]}, "not two tokens"),
@@ -120,6 +127,19 @@ def test_broken_metadata_is_one_line(changes: dict[str, Any], problem: str) -> N
         Tokenizer.from_gguf(bpe_metadata(**changes))
     assert problem in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("start", ["<|a:b|>", "<a:0>", "$A", "$1"])
+def test_start_and_end_tokens_may_have_any_spelling(start: str) -> None:
+    """`tokenizers` has a notation for templates in which ":" and "$" mean something."""
+    metadata = bpe_metadata(
+        tokens=["a", "b", "ab", start],
+        bos_token_id=3,
+        eos_token_id=3,
+        add_bos_token=True,
+        add_eos_token=True,
+    )
+    assert Tokenizer.from_gguf(metadata).encode("ab") == [3, 2, 3]
 
 
 def test_directory_without_tokenizer_is_an_error(tmp_path: Path) -> None:
@@ -148,3 +168,50 @@ def test_all_end_tokens_of_a_directory_count(stories_dir: Path, tmp_path: Path) 
     generation = {"eos_token_id": [2, 7]}
     (tmp_path / "model/generation_config.json").write_text(json.dumps(generation))
     assert Tokenizer.from_dir(tmp_path / "model").eos_ids == (2, 7)
+
+
+def test_a_stored_truncation_and_padding_are_not_obeyed(data_dir: Path, tmp_path: Path) -> None:
+    """transformers writes into tokenizer.json what the last call of a training script asked for."""
+    source = data_dir / "tokenizer_smollm2"
+    shutil.copytree(source, tmp_path / "model")
+    content = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    content["truncation"] = {
+        "direction": "Right",
+        "max_length": 4,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    content["padding"] = {
+        "strategy": {"Fixed": 64},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 2,
+        "pad_type_id": 0,
+        "pad_token": "<|im_end|>",
+    }
+    (tmp_path / "model/tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    tokenizer, plain = Tokenizer.from_dir(tmp_path / "model"), Tokenizer.from_dir(source)
+    text = "one two three four five six seven eight<|im_end|>"
+    for parse in (False, True):
+        wanted = plain.encode(text, parse_special=parse)
+        assert 4 < len(wanted) < 64
+        assert tokenizer.encode(text, parse_special=parse) == wanted
+
+
+LLAMA_3_NAMES = ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "falcon_e")
+
+
+@pytest.mark.parametrize("name", LLAMA_3_NAMES)
+def test_names_that_llama_cpp_gives_a_start_token_without_being_asked(name: str) -> None:
+    metadata = bpe_metadata(pre=name, bos_token_id=3)
+    assert Tokenizer.from_gguf(metadata).encode("ab") == [3, 2]
+    asked = metadata | {"tokenizer.ggml.add_bos_token": False}
+    assert Tokenizer.from_gguf(asked).encode("ab") == [2]
+
+
+@pytest.mark.parametrize("name", ["gpt-2", "smollm", "qwen2", "default"])
+def test_other_names_give_a_start_token_only_where_asked(name: str) -> None:
+    metadata = bpe_metadata(pre=name, bos_token_id=3)
+    assert Tokenizer.from_gguf(metadata).encode("ab") == [2]
+    asked = metadata | {"tokenizer.ggml.add_bos_token": True}
+    assert Tokenizer.from_gguf(asked).encode("ab") == [3, 2]

@@ -13,6 +13,7 @@ from wrinklefree.convert.architectures import (
     Architecture,
     architecture_of,
 )
+from wrinklefree.engine.gguf_tokenizer import num_tokens
 from wrinklefree.errors import FormatError
 
 SCHEMA = 1  # of the `wrinklefree.*` keys
@@ -137,7 +138,7 @@ def config_of(metadata: Mapping[str, Any], tensor_names: Iterable[str]) -> dict[
     def value(key: str) -> Any:
         return metadata.get(f"{written}.{key}")
 
-    rows = len(metadata.get("tokenizer.ggml.tokens", ()))
+    rows = num_tokens(metadata)
     counts = {hf: value(key) for key, hf in _COUNTS}
     counts["vocab_size"] = counts["vocab_size"] or rows
     counts["num_key_value_heads"] = counts["num_key_value_heads"] or counts["num_attention_heads"]

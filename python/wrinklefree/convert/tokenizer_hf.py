@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wrinklefree.engine.gguf_tokenizer import build_tokenizer, special_id
+from wrinklefree.engine.gguf_tokenizer import build_tokenizer, num_tokens, special_id
 
 # Hugging Face's name of a special token, GGUF's.
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
@@ -37,13 +37,13 @@ def write_tokenizer(metadata: Mapping[str, Any], directory: Path) -> None:
 def token_ids(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """bos, eos and pad ids as config.json and generation_config.json name them; eos may be a list
     of all ids that end a text. Raises FormatError for an id that is no token."""
-    num_tokens = len(metadata.get("tokenizer.ggml.tokens", ()))
+    count = num_tokens(metadata)
     found: dict[str, Any] = {}
     for name in ("bos", "pad"):
-        index = special_id(metadata, _SPECIAL[name], num_tokens)
+        index = special_id(metadata, _SPECIAL[name], count)
         if index is not None:
             found[f"{name}_token_id"] = index
-    ends = [special_id(metadata, name, num_tokens) for name in ("eos", "eot")]
+    ends = [special_id(metadata, name, count) for name in ("eos", "eot")]
     ends = [index for index in ends if index is not None]
     if ends:
         found["eos_token_id"] = ends[0] if len(ends) == 1 else ends

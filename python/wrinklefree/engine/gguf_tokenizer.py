@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, processors
 
-from wrinklefree.engine.pre_tokenizers import rule_of
+from wrinklefree.engine.pre_tokenizers import Rule, rule_of
 from wrinklefree.errors import FormatError
 
 _PREFIX = "tokenizer.ggml."
@@ -19,13 +20,16 @@ _SPACE = "\u2581"  # SentencePiece's visible space
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 # SentencePiece merges are found by every cut of every token, which takes the square of its length.
 _MAX_TOKEN_CHARACTERS = 1024
+# What stands for the texts in a post-processor, as tokenizer.json has it.
+_TEXT = {"Sequence": {"id": "A", "type_id": 0}}
+_SECOND_TEXT = {"Sequence": {"id": "B", "type_id": 0}}
 
 
 def build_tokenizer(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """Byte-level BPE (`gpt2`) or SentencePiece with byte fallback (`llama`).
 
     Raises FormatError when keys are missing or of another type, lists disagree in length, a token
-    is there twice, or the kind is another one.
+    is there twice or no UTF-8, or the kind is another one.
     """
     tokens = _tokens(metadata)
     types = _list_beside(tokens, metadata, "token_type", int, [_NORMAL] * len(tokens))
@@ -33,9 +37,12 @@ def build_tokenizer(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
         raise FormatError(f"{_PREFIX}token_type has a value that is not in {_NORMAL}..{_BYTE}")
     kind = metadata.get(_PREFIX + "model")
     if kind == "gpt2":
-        tokenizer = _byte_level_bpe(metadata, tokens)
+        rule = rule_of(str(metadata.get(_PREFIX + "pre", "default")))
+        tokenizer = _byte_level_bpe(metadata, tokens, rule)
+        default_bos = rule.adds_bos
     elif kind == "llama":
         tokenizer = _sentencepiece(metadata, tokens, types)
+        default_bos = True
     else:
         raise FormatError(f"tokenizer model {kind!r} is not supported (gpt2 and llama are)")
     pairs = list(zip(tokens, types, strict=True))
@@ -43,7 +50,7 @@ def build_tokenizer(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
     user_defined = [token for token, token_type in pairs if token_type == _USER_DEFINED]
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in user_defined])
-    _add_frame(tokenizer, metadata, tokens, default_bos=kind == "llama")
+    _add_frame(tokenizer, metadata, tokens, default_bos=default_bos)
     return tokenizer
 
 
@@ -57,11 +64,24 @@ def special_id(metadata: Mapping[str, Any], name: str, num_tokens: int) -> int |
     return value
 
 
+def num_tokens(metadata: Mapping[str, Any]) -> int:
+    """Size of the vocabulary; 0 for a file without one. Raises FormatError if it is no list."""
+    return len(_strings(metadata, "tokens")) if _PREFIX + "tokens" in metadata else 0
+
+
 def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
     values = metadata.get(_PREFIX + key)
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise FormatError(f"{_PREFIX}{key} is missing or not a list of strings")
+    for index, value in enumerate(values):
+        if not _is_utf8(value):
+            raise FormatError(f"{_PREFIX}{key}: {index} ({value[:64]!r}) is not UTF-8")
     return values
+
+
+def _is_utf8(text: str) -> bool:
+    """False where the file has other bytes, which are read as lone surrogates."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _tokens(metadata: Mapping[str, Any]) -> list[str]:
@@ -99,14 +119,15 @@ def _list_beside(
     return values
 
 
-def _byte_level_bpe(metadata: Mapping[str, Any], tokens: Sequence[str]) -> tokenizers.Tokenizer:
+def _byte_level_bpe(
+    metadata: Mapping[str, Any], tokens: Sequence[str], rule: Rule
+) -> tokenizers.Tokenizer:
     merges = []
     for merge in _strings(metadata, "merges"):
         parts = merge.split(" ")
         if len(parts) != 2:
             raise FormatError(f"{_PREFIX}merges: {merge[:64]!r} is not two tokens")
         merges.append((parts[0], parts[1]))
-    rule = rule_of(str(metadata.get(_PREFIX + "pre", "default")))
     vocab = {token: index for index, token in enumerate(tokens)}
     try:
         model = models.BPE(vocab=vocab, merges=merges, ignore_merges=rule.ignores_merges)
@@ -171,17 +192,21 @@ def _add_frame(
     default_bos: bool,
 ) -> None:
     """Makes encoding with special tokens add BOS and EOS where the file asks for them."""
-    frame = ["$A"]
-    special = []
+    frame: list[dict[str, Any]] = [_TEXT]
+    special = {}
     for name, is_added in (
         ("bos", metadata.get(_PREFIX + "add_bos_token", default_bos)),
         ("eos", metadata.get(_PREFIX + "add_eos_token", False)),
     ):
         index = special_id(metadata, name, len(tokens))
         if is_added and index is not None:
-            frame.insert(0 if name == "bos" else len(frame), tokens[index])
-            special.append((tokens[index], index))
+            token = tokens[index]
+            piece = {"SpecialToken": {"id": token, "type_id": 0}}
+            frame.insert(0 if name == "bos" else len(frame), piece)
+            special[token] = {"id": token, "ids": [index], "tokens": [token]}
     if special:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=frame, pair=[*frame, "$B"], special_tokens=special
-        )
+        template = {"single": frame, "pair": [*frame, _SECOND_TEXT], "special_tokens": special}
+        # Not by its constructor, whose notation has no words for tokens with ":" or "$" in them.
+        processor = processors.TemplateProcessing()
+        processor.__setstate__(json.dumps({"type": "TemplateProcessing", **template}).encode())
+        tokenizer.post_processor = processor

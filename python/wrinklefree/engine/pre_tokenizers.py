@@ -24,6 +24,10 @@ _ALIASES = {
     "llama-bpe": "llama-bpe",
     "llama3": "llama-bpe",
     "llama-v3": "llama-bpe",
+    "falcon3": "llama-bpe",
+    "falcon-h1": "llama-bpe",
+    "falcon_e": "llama-bpe",  # ik_llama.cpp's name
+    "pixtral": "llama-bpe",
     "qwen2": "qwen2",
     "default": "default",
 }
@@ -43,12 +47,14 @@ def _byte_level(*, use_regex: bool) -> PreTokenizer:
 class Rule:
     """What happens to a text before byte-level BPE merges.
 
-    `ignores_merges`: words that are tokens themselves are not merged from their bytes. llama.cpp
-    ties no normalizer to a name; the readers of these files do.
+    `ignores_merges`: words that are tokens themselves are not merged from their bytes. `adds_bos`:
+    files that do not say so mean a start token, too. llama.cpp ties no normalizer to a name; the
+    readers of these files do.
     """
 
     pre_tokenizer: PreTokenizer
     ignores_merges: bool = False
+    adds_bos: bool = False
     normalizer: Normalizer | None = None
 
 
@@ -65,7 +71,7 @@ def rule_of(name: str) -> Rule:
             return Rule(pre_tokenizers.Sequence([digits, _byte_level(use_regex=True)]))
         case "llama-bpe":
             steps = [_split(_LLAMA_3), _byte_level(use_regex=False)]
-            return Rule(pre_tokenizers.Sequence(steps), ignores_merges=True)
+            return Rule(pre_tokenizers.Sequence(steps), ignores_merges=True, adds_bos=True)
         case "qwen2":
             steps = [_split(_QWEN_2), _byte_level(use_regex=False)]
             return Rule(pre_tokenizers.Sequence(steps), normalizer=normalizers.NFC())
