@@ -249,13 +249,15 @@ from wrinklefree.errors import WrinklefreeError
 from wrinklefree.training.objective import Objective
 from wrinklefree.training.stages import run_stage
 
-terms = Objective.terms
+seen, terms = [], Objective.terms
 
 def poisoned(self, model, batch, *others):
+    # The gradient of the third batch of rank 1 is no number.
+    seen.append(batch.row_indices)
     def look(_module, _inputs, output):
-        if any(row % 5 == 0 for row in batch.row_indices):
+        if os.environ["RANK"] == "1" and len(seen) > 2 and batch.row_indices == seen[2]:
             output.register_hook(lambda gradient: gradient * torch.nan)
-    hook = model.model.layers[1].mlp.down_proj.register_forward_hook(look)
+    hook = model.model.layers[1].mlp.down_proj.register_forward_hook(look, prepend=True)
     try:
         return terms(self, model, batch, *others)
     finally:
@@ -266,6 +268,7 @@ os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
 for port, (name, settings) in zip(json.loads(sys.argv[2]), json.loads(sys.argv[1]).items()):
     os.environ["MASTER_PORT"] = str(port)
     Objective.terms = poisoned if "poison" in name else terms
+    seen.clear()
     try:
         run_stage(compose_run(settings))
         told = "done"
@@ -385,15 +388,9 @@ def test_a_gradient_that_is_not_finite_in_one_process_stops_both(
     root, told = runs
     first, second = told[f"{kind} poison"]
     assert first == second
-    found = re.match(
-        r"rank [01]: step (\d): the gradient of the output of model\.layers\.1\.mlp is "
-        r"the first that is not finite \(rows .*\b\d*[05]\b.*\)",
-        first,
-    )
-    assert found, first
-    step = int(found[1])
-    if step > 1:  # the save before this step
-        assert read_manifest(root / f"{kind} poison").metrics["steps"] == step
+    where = r"the gradient of the output of model\.layers\.1\.mlp\.down_proj is the first"
+    assert re.match(rf"rank 1: step 2: {where} that is not finite \(rows \d", first), first
+    assert read_manifest(root / f"{kind} poison").metrics["steps"] == 2
 
 
 def test_settings_that_do_not_fit(
