@@ -104,6 +104,11 @@ def test_a_conversation(terminal: Terminal, model: Path, tmp_path: Path) -> None
     terminal.wait_for("temperature needs a number")
     terminal.type("/set top_p 7\n")
     terminal.wait_for("top_p")
+    terminal.type("/set top_k 99999999999999999999\n")
+    terminal.wait_for("error: top_k must be")
+    terminal.type("/set seed -1\n")
+    terminal.type("/retry\n")
+    terminal.wait_for(r"of\s+them\s+kept")
     saved = tmp_path / "chat.jsonl"
     terminal.type(f"/save {saved}\n")
     terminal.wait_for("saved in")

@@ -38,6 +38,12 @@ def test_streamed_pieces_join_to_the_text(llm: LLM) -> None:
     assert "".join(llm.stream(OPENING, **arguments)) == text
 
 
+def test_a_seed_of_minus_one_is_a_random_one(llm: LLM) -> None:
+    sampling = SamplingParams(temperature=2.0, seed=-1)
+    texts = {llm.generate(OPENING, max_tokens=20, sampling=sampling).text for _ in range(3)}
+    assert len(texts) > 1
+
+
 def test_stop_string_ends_before_it(llm: LLM) -> None:
     completion = llm.generate(OPENING, max_tokens=60, sampling=GREEDY, stop=["girl named"])
     assert completion.text == ", there was a little "
@@ -104,6 +110,12 @@ def test_context_edges(stories_dir: Path) -> None:
         (SamplingParams(top_p=0), "top_p"),
         (SamplingParams(top_p=float("nan")), "top_p"),
         (SamplingParams(top_k=-1), "top_k"),
+        (SamplingParams(top_k=99999999999999999999), "top_k"),
+        (SamplingParams(seed=-2), "seed must be 0 to 2.64-1, or -1 for a random one"),
+        (SamplingParams(seed=2**64), "seed"),
+        (SamplingParams(logprobs=-1), "logprobs"),
+        (SamplingParams(logprobs=2**40), "logprobs"),
+        (SamplingParams(logit_bias=((2**31, 1.0),)), "token 2147483648"),
         (SamplingParams(min_p=1), "min_p"),
         (SamplingParams(repetition_penalty=0), "repetition_penalty"),
         (SamplingParams(presence_penalty=float("inf")), "presence_penalty"),

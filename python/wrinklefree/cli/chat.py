@@ -53,7 +53,7 @@ SETTINGS: dict[str, Callable[[str], float]] = {
 @click.option(
     "--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.95, show_default=True
 )
-@click.option("--seed", type=int, help="The same answers every time.")
+@click.option("--seed", type=int, help="The same answers every time; -1: other ones.")
 @click.option("--max-tokens", type=click.IntRange(1), default=1024, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Default: what this process may use.")
 @click.option("--context", type=click.IntRange(min=2), help="Tokens; default: the model's own.")
@@ -277,7 +277,9 @@ class Chat:
             self.max_tokens = int(number)
         else:
             changes: dict[str, Any] = {name: number}
-            self.sampling = checked(dataclasses.replace(self.sampling, **changes))
+            sampling = dataclasses.replace(self.sampling, **changes)
+            sampling.sampler()  # raises UsageError for a value out of range
+            self.sampling = sampling
 
     def _save(self, text: str) -> None:
         if not text:
@@ -306,17 +308,6 @@ COMMANDS: dict[str, tuple[str, Callable[[Chat, str], None]]] = {
     "save": ("FILE: writes the conversation as one line of JSON", Chat._save),
     "quit": ("ends, as Ctrl-D does", Chat._quit),
 }
-
-
-def checked(sampling: SamplingParams) -> SamplingParams:
-    """`sampling`, unless the engine refuses it: UsageError."""
-    from wrinklefree import _engine
-
-    try:
-        sampling.sampler()
-    except _engine.ModelError as error:
-        raise UsageError(str(error)) from None
-    return sampling
 
 
 def columns(stream: TextIO) -> float:

@@ -269,10 +269,7 @@ class Generation:
         if len(prompt) + max_tokens > context:
             max_tokens = context - len(prompt)
             log.info("max_tokens is cut to %d, what the context of %d leaves", max_tokens, context)
-        try:
-            self._sampler = sampling.sampler()
-        except _engine.ModelError as error:
-            raise UsageError(str(error)) from error
+        self._sampler = sampling.sampler()
         if sampling.repetition_penalty != 1.0:
             self._sampler.observe(prompt)
         self._llm = llm

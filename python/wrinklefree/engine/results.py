@@ -6,6 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wrinklefree import _engine
+from wrinklefree.errors import UsageError
+
+# First and last value, so that the engine's integers hold them.
+_RANGES = {
+    "seed": (0, 2**64 - 1, "0 to 2^64-1, or -1 for a random one"),
+    "top_k": (0, 2**63 - 1, "0 (off) to 2^63-1"),
+    "logprobs": (0, 64, "0 to 64"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +22,8 @@ class SamplingParams:
 
     Order: logit_bias and penalties, temperature, then top_k, min_p and top_p (all off by default).
     `logprobs` reports log probabilities, of the chosen tokens and of so many most likely ones: all
-    logits are computed for that, where temperature 0, top_k or min_p need only a few.
+    logits are computed for that, where temperature 0, top_k or min_p need only a few. `seed` is a
+    random one if it is None or, as in llama.cpp, -1.
     """
 
     temperature: float = 1.0
@@ -29,22 +38,30 @@ class SamplingParams:
     logprobs: int | None = None
 
     def sampler(self) -> _engine.Sampler:
-        """A fresh sampler.
-
-        Raises `_engine.ModelError` for a value out of range.
-        """
-        return _engine.Sampler(
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            seed=self.seed,
-            top_logprobs=self.logprobs,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            repetition_penalty=self.repetition_penalty,
-            logit_bias=list(self.logit_bias),
-        )
+        """A fresh sampler. Raises UsageError for a value out of range."""
+        seed = None if self.seed == -1 else self.seed
+        for name, value in (("seed", seed), ("top_k", self.top_k), ("logprobs", self.logprobs)):
+            first, last, allowed = _RANGES[name]
+            if value is not None and not first <= value <= last:
+                raise UsageError(f"{name} must be {allowed}, not {value}")
+        for token, _ in self.logit_bias:
+            if not 0 <= token < 2**31:
+                raise UsageError(f"logit_bias: token {token} is not in the vocabulary")
+        try:
+            return _engine.Sampler(
+                temperature=self.temperature,
+                top_k=self.top_k,
+                top_p=self.top_p,
+                min_p=self.min_p,
+                seed=seed,
+                top_logprobs=self.logprobs,
+                presence_penalty=self.presence_penalty,
+                frequency_penalty=self.frequency_penalty,
+                repetition_penalty=self.repetition_penalty,
+                logit_bias=list(self.logit_bias),
+            )
+        except _engine.ModelError as error:
+            raise UsageError(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)
