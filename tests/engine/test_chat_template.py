@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from wrinklefree.engine import Tokenizer
-from wrinklefree.engine.chat_template import TemplateError, chat_ids, render
+from wrinklefree.engine.chat_template import TemplateError, chat_ids
 
 CONVERSATIONS = [
     [{"role": "user", "content": "Hello"}],
@@ -69,35 +70,61 @@ def test_a_model_without_template_says_so(stories_dir: Path) -> None:
         chat_ids(Tokenizer.from_dir(stories_dir), CONVERSATIONS[0])
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ ''.__class__.__mro__ }}",
-        "{{ cycler.__init__.__globals__.os }}",
-        "{{ range(10**9) }}",
-        "{{ 'a' * 1000000000 }}",
-        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-        "{% for i in range(99999) %}{{ '0123456789' ~ '0123456789' ~ '0123456789' ~ i }}"
-        "{{ '0123456789012345678901234567890123456789' }}{% endfor %}" * 9,
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-        "{% import 'os' as os %}",
-        "{% include '/etc/passwd' %}",
-        "{% if %}",
-        "{{ undefined.attribute }}",
-        "{{ raise_exception('roles must alternate') }}",
-    ],
-    ids=lambda template: template[:30],
+WORD_START = "\u2581"
+# How Llama's tokenizer.json says where a word gets its space (legacy=True is the first).
+SPACES = {
+    "normalizer": None,
+    "first": {"prepend_scheme": "first", "split": False},
+    "first, in words": {"prepend_scheme": "first", "split": True},
+    "always": {"prepend_scheme": "always", "split": False},
+    "never": {"prepend_scheme": "never", "split": False},
+}
+LLAMA_2 = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }} {{ eos_token }}{{ bos_token }}{% endif %}{% endfor %}"
 )
-def test_hostile_and_broken_templates_are_one_error_in_time(template: str) -> None:
-    start = time.process_time()
-    with pytest.raises(TemplateError) as error:
-        render(template, CONVERSATIONS[0])
-    assert time.process_time() - start < 2.0  # 0.4 s of template code, on a busy machine
-    assert "\n" not in str(error.value)
+TEMPLATES = {
+    "control token first": LLAMA_2,
+    "text first": "{% for m in messages %}{{ m.role }}:{{ eos_token }}{{ m.content }}{% endfor %}",
+    "tokens that take spaces in": (
+        "{% for m in messages %} <|l|>  {{ m.content }}  <|r|> \n{% endfor %}"
+    ),
+    "two in a row": "{{ bos_token }}{{ bos_token }}{{ messages[0].content }}",
+}
 
 
-def test_messages_cannot_be_changed_by_the_template() -> None:
-    messages = [{"role": "user", "content": "x"}]
-    with pytest.raises(TemplateError):
-        render("{{ messages.append(1) }}", messages)
-    assert messages == [{"role": "user", "content": "x"}]
+@pytest.mark.parametrize("spaces", SPACES)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_words_after_control_tokens_get_the_space_that_transformers_gives(
+    stories_dir: Path, tmp_path: Path, spaces: str, template: str
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    content = json.loads((stories_dir / "tokenizer.json").read_text(encoding="utf-8"))
+    if rule := SPACES[spaces]:
+        content["normalizer"] = None
+        content["pre_tokenizer"] = {"type": "Metaspace", "replacement": WORD_START, **rule}
+    for token, side in (("<|l|>", "lstrip"), ("<|r|>", "rstrip")):
+        entry = content["added_tokens"][0] | {"id": 512 + (side == "rstrip"), "content": token}
+        content["added_tokens"].append(entry | {side: True})
+    shutil.copytree(stories_dir, tmp_path / "model")
+    (tmp_path / "model/tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    ours = Tokenizer.from_dir(tmp_path / "model")
+    ours.chat_template = TEMPLATES[template]
+    reference = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(tmp_path / "model/tokenizer.json"), bos_token="<s>", eos_token="</s>"
+    )
+    for messages in CONVERSATIONS:
+        assert chat_ids(ours, messages) == reference.apply_chat_template(
+            messages, chat_template=TEMPLATES[template], tokenize=True, return_dict=False
+        )
+
+
+def test_a_tokenizer_without_control_tokens_has_chats(stories_dir: Path, tmp_path: Path) -> None:
+    content = json.loads((stories_dir / "tokenizer.json").read_text(encoding="utf-8"))
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps(content | {"added_tokens": [], "post_processor": None}), encoding="utf-8"
+    )
+    tokenizer = Tokenizer.from_dir(tmp_path)
+    assert tokenizer.special_tokens == {}
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert chat_ids(tokenizer, CONVERSATIONS[0]) == tokenizer.encode("Hello")

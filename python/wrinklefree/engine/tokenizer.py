@@ -33,9 +33,8 @@ class Tokenizer:
     ) -> None:
         self._backend = backend
         backend.encode_special_tokens = True
-        added = backend.get_added_tokens_decoder()
-        self._added = frozenset(added)
-        self._special = frozenset(index for index, token in added.items() if token.special)
+        self._added = backend.get_added_tokens_decoder()
+        self._special = frozenset(i for i, token in self._added.items() if token.special)
         self._is_byte_level = isinstance(backend.decoder, tokenizers.decoders.ByteLevel)
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         self.bos_id = bos_id
@@ -89,18 +88,34 @@ class Tokenizer:
         """Token ids. `add_special`: with what the tokenizer puts around a text (BOS).
         `parse_special`: control tokens spelled in the text become those tokens; otherwise they
         stay text."""
-        text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates have no bytes
         backend = self._parsing_backend if parse_special else self._backend
-        # NOTE: encode holds the interpreter lock, for seconds where the text has megabytes.
-        (encoding,) = backend.encode_batch_fast([text], add_special_tokens=add_special)
-        ids: list[int] = encoding.ids
-        return ids
+        return _encode(backend, text, add_special=add_special)
+
+    def encode_after_control_token(self, text: str) -> list[int]:
+        """Token ids of text inside of a longer one, where no start token belongs and, with some
+        tokenizers, no space before the first word."""
+        return _encode(self._continuing_backend, text, add_special=False)
 
     @cached_property
     def _parsing_backend(self) -> tokenizers.Tokenizer:
         """A copy, as this is a setting that must not change while another thread encodes."""
         copy = tokenizers.Tokenizer.from_str(self._backend.to_str())
         copy.encode_special_tokens = False
+        return copy
+
+    @cached_property
+    def _continuing_backend(self) -> tokenizers.Tokenizer:
+        """A copy for which no word is the first, where that makes a difference."""
+        rule = self._backend.pre_tokenizer
+        before = b"" if rule is None else rule.__getstate__()
+        after = before.replace(b'"prepend_scheme":"first"', b'"prepend_scheme":"never"')
+        if before == after:
+            return self._backend
+        copy = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        copy.encode_special_tokens = True
+        rule = copy.pre_tokenizer
+        rule.__setstate__(after)
+        copy.pre_tokenizer = rule
         return copy
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
@@ -111,6 +126,11 @@ class Tokenizer:
     def is_special(self, token_id: int) -> bool:
         """True for control tokens, which have no text."""
         return token_id in self._special
+
+    def strips(self, token_id: int) -> tuple[bool, bool]:
+        """Whether the token, spelled in a text, takes in white space before and after it."""
+        added = self._added.get(token_id)
+        return (added.lstrip, added.rstrip) if added else (False, False)
 
     @property
     def special_tokens(self) -> dict[str, int]:
@@ -131,6 +151,14 @@ class Tokenizer:
         if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             return bytes((int(token[3:5], 16),))
         return token.replace(_SPACE, " ").encode()
+
+
+def _encode(backend: tokenizers.Tokenizer, text: str, *, add_special: bool) -> list[int]:
+    text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates have no bytes
+    # NOTE: encode holds the interpreter lock, for seconds where the text has megabytes.
+    (encoding,) = backend.encode_batch_fast([text], add_special_tokens=add_special)
+    ids: list[int] = encoding.ids
+    return ids
 
 
 def read_backend(file: Path) -> tokenizers.Tokenizer:
