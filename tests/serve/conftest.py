@@ -229,7 +229,13 @@ def running_server(model: ServedModel, settings: Settings) -> Iterator[RunningSe
         try:
             with (
                 # verify=False: reading the CA bundle takes longer than most of the tests
-                httpx.Client(base_url=url, timeout=30, verify=False) as http,
+                httpx.Client(
+                    # 200 threads that share a hundred connections close them under each other.
+                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+                    base_url=url,
+                    timeout=30,
+                    verify=False,
+                ) as http,
                 openai.OpenAI(
                     base_url=f"{url}/v1", api_key=key, max_retries=0, http_client=http
                 ) as client,
