@@ -85,7 +85,7 @@ def convert(title: str, source: Path | str, target: str, to: str, *options: str)
 
 
 def train_steps(settings: recipe.Recipe, teacher: str) -> list[Step]:
-    """The teacher, the four stages of the student, its conversion, and the plain baseline."""
+    """The teacher, the stages of the student, the plain baseline, and the conversion."""
     # wf-eval measures at the end: rows held out in every stage would cost minutes.
     data = ("data=local", "data.eval_rows=0")
     choices = (*data, "data.path=task/train.jsonl", "data.format=choice")
@@ -100,7 +100,7 @@ def train_steps(settings: recipe.Recipe, teacher: str) -> list[Step]:
         return Step(title, (*command, f"out={made}"), made=made)
 
     sft_teacher = "training.teacher=runs/sft"
-    return [
+    steps = [
         train(
             "teacher learns the task", "teacher_sft", teacher, "sft", *choices, loop=settings.sft
         ),
@@ -108,17 +108,18 @@ def train_steps(settings: recipe.Recipe, teacher: str) -> list[Step]:
             *("norms and quantizers go in", "stage1_subln", "runs/sft", "s1", *text),
             loop=settings.calibration,
         ),
+    ]
+    if settings.layerwise:
+        layerwise = ("layers become ternary", "stage1_9_layerwise", str(steps[-1].made), "s19")
+        steps.append(train(*layerwise, *choices, sft_teacher, loop=settings.layerwise))
+    if settings.pretrain:
+        pretrain = ("text pretraining", "stage2_pretrain", str(steps[-1].made), "s2")
+        steps.append(train(*pretrain, *text, loop=settings.pretrain))
+    return [
+        *steps,
         train(
-            *("layers become ternary", "stage1_9_layerwise", "runs/s1", "s19"),
+            *("distillation", "stage3_distill", str(steps[-1].made), "student"),
             *(*choices, sft_teacher),
-            loop=settings.layerwise,
-        ),
-        train(
-            *("text pretraining", "stage2_pretrain", "runs/s19", "s2", *text),
-            loop=settings.pretrain,
-        ),
-        train(
-            *("distillation", "stage3_distill", "runs/s2", "student", *choices, sft_teacher),
             loop=settings.distill,
         ),
         # From the same float model and for as many steps as the student: else a straw man.

@@ -24,7 +24,8 @@ TOPIC_WORDS = {
 class Recipe:
     """Settings of `wf-train` for each stage, and the sizes of the task.
 
-    Settings of the loop of a stage are KEY=VALUE arguments without their `training.` prefix.
+    Settings of the loop of a stage are KEY=VALUE arguments without their `training.` prefix; a
+    stage without settings is left out.
     """
 
     name: str
@@ -35,10 +36,10 @@ class Recipe:
     perplexity_windows: int
     calibration: tuple[str, ...]
     sft: tuple[str, ...]
-    layerwise: tuple[str, ...]
-    pretrain: tuple[str, ...]
     distill: tuple[str, ...]
     bitnet: tuple[str, ...]
+    layerwise: tuple[str, ...] = ()
+    pretrain: tuple[str, ...] = ()
     answer_tokens: int = 1  # of the longest answer of the task
     row_tokens: int = 32  # of corpus text
 
@@ -55,17 +56,13 @@ SMOLLM2 = Recipe(
     perplexity_windows=40,
     calibration=("calibration_batches=8", "batch_size=4"),
     sft=("steps=40", "batch_size=16", "lr=2e-4", *SCHEDULE, *FROZEN),
-    layerwise=(
-        *("steps=24", "batch_size=16", "lr=2e-4", *SCHEDULE, *FROZEN),
-        *("calibration_rows=256", "kd_weight=.1", "kd_tau=2", "layerwise_weight=1"),
-    ),
-    pretrain=("steps=4", "batch_size=8", "lr=2e-4", *SCHEDULE, *FROZEN),
+    # Stages 1.9 and 2 want far more steps than fit here (docs/lab-notes.md).
     distill=(
-        *("steps=32", "batch_size=16", "lr=2e-4", *SCHEDULE, *FROZEN),
-        *("kd_weight=2", "kd_tau=2", "gamma=500", "cache_teacher=false"),
+        *("steps=80", "batch_size=16", "lr=3e-4", *SCHEDULE, *FROZEN),
+        *("calibration_rows=512", "kd_weight=1", "kd_tau=1", "layerwise_weight=.2"),
+        *("gamma=0", "cache_teacher=false"),
     ),
-    # As many steps as the three stages of the student together.
-    bitnet=("steps=60", "batch_size=16", "lr=5e-4", *SCHEDULE, *FROZEN),
+    bitnet=("steps=80", "batch_size=16", "lr=5e-4", *SCHEDULE, *FROZEN),  # as many steps
 )
 
 TINY = Recipe(
