@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from wrinklefree.data.encode import IGNORE, Encoder
@@ -17,10 +18,30 @@ TEXTS = ["Once upon a time", "naïve 🚀 \n\n 12345  tabs\t", "<s> no bos </s>"
 
 
 @pytest.mark.parametrize("name", ["stories260k_hf", "tokenizer_smollm2"])
-def test_text_is_what_the_tokenizer_makes_of_it(name: str, data_dir: Path) -> None:
+def test_text_is_what_the_tokenizer_makes_of_it_and_ends(name: str, data_dir: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(data_dir / name)
     pieces = Encoder(tokenizer, max_length=8)([TextRecord(text) for text in TEXTS]).pieces
-    assert [piece.tokens.tolist() for piece in pieces] == tokenizer(TEXTS)["input_ids"]
+    end = [tokenizer.eos_token_id]
+    # The third text of stories260K spells its end token.
+    expected = [ids if ids[-1:] == end else ids + end for ids in tokenizer(TEXTS)["input_ids"]]
+    assert [piece.tokens.tolist() for piece in pieces] == expected
+    assert [piece.targets.tolist() for piece in pieces] == [[*ids[1:], IGNORE] for ids in expected]
+
+
+def test_an_end_token_of_the_tokenizer_itself_is_not_doubled(data_dir: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(data_dir / "stories260k_hf")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    (piece,) = Encoder(tokenizer, max_length=8)([TextRecord("One day")]).pieces
+    assert piece.tokens.tolist() == tokenizer("One day")["input_ids"]
+    assert piece.tokens.tolist().count(tokenizer.eos_token_id) == 1
+
+
+@pytest.mark.parametrize("name", ["stories260k_hf", "tokenizer_smollm2"])
+def test_an_empty_text_is_no_document(name: str, data_dir: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(data_dir / name)
+    assert not Encoder(tokenizer, max_length=8)([TextRecord("")]).pieces
 
 
 def test_padding_and_truncation_of_the_file_do_not_count(

@@ -17,7 +17,9 @@ TEXTS = ["Once upon a time", "Lily saw a big red ball in the park.", "The end", 
 def test_documents_fill_rows_and_keep_every_token(tokenizer: PreTrainedTokenizerBase) -> None:
     rows = tokenize([TextRecord(text) for text in TEXTS], tokenizer, max_length=8)
     assert rows.lengths[:-1].tolist() == [8] * (len(rows) - 1)
-    expected = [token for text in TEXTS for token in tokenizer(text)["input_ids"]]
+    expected = []
+    for text in TEXTS:
+        expected += [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
     assert rows.tokens.tolist() == expected
 
 
@@ -25,7 +27,7 @@ def test_targets_never_cross_documents(tokenizer: PreTrainedTokenizerBase) -> No
     rows = tokenize([TextRecord(text) for text in TEXTS], tokenizer, max_length=8)
     expected = []
     for text in TEXTS:
-        expected += [*tokenizer(text)["input_ids"][1:], IGNORE]
+        expected += [*tokenizer(text)["input_ids"][1:], tokenizer.eos_token_id, IGNORE]
     # Also where a document goes on in the next row, its next token is the target.
     assert rows.targets.tolist() == expected
 

@@ -90,9 +90,15 @@ class Encoder:
         return self._ids([prompt], special=True)[0]
 
     def _texts(self, records: list[TextRecord], done: Encoded) -> None:
-        for tokens in self._ids([record.text for record in records], special=True):
-            if tokens:
-                done.pieces.append(_piece(tokens, [*tokens[1:], IGNORE], is_whole=False))
+        # An empty text is no document; with an end token it would teach to end at once.
+        texts = [record.text for record in records if record.text]
+        for tokens in self._ids(texts, special=True):
+            if not tokens:
+                continue
+            # Some tokenizers add the end token themselves, and some texts spell it.
+            if tokens[-1:] != self._end:
+                tokens += self._end
+            done.pieces.append(_piece(tokens, [*tokens[1:], IGNORE], is_whole=False))
 
     def _pairs(self, records: list[PairRecord], done: Encoded) -> None:
         prompts = self._ids([record.prompt for record in records], special=True)

@@ -54,15 +54,20 @@ def build_samples(
 ) -> Samples:
     """Prompts as given; else the openings of rows: up to the first label, at least a few tokens."""
     prompts = tuple(list(tokenizer(prompt)["input_ids"]) for prompt in config.sample_prompts)
-    return Samples(tokenizer, prompts or tuple(_openings(rows)), config.sample_tokens)
+    return Samples(
+        tokenizer, prompts or tuple(_openings(rows, tokenizer.eos_token_id)), config.sample_tokens
+    )
 
 
-def _openings(rows: TokenRows) -> list[list[int]]:
+def _openings(rows: TokenRows, end: int | None) -> list[list[int]]:
     openings = []
     for index in range(min(NUM_PROMPTS, len(rows))):
         tokens, targets, documents = rows.row(index)
         is_label = (targets != IGNORE).nonzero()[0]
         # targets[i] is the token after tokens[i], so the prompt ends with the first labelled one.
         length = max(int(is_label[0]) + 1 if len(is_label) else 0, OPENING_TOKENS)
-        openings.append(tokens[documents == documents[0]][:length].tolist())
+        opening = tokens[documents == documents[0]][:length].tolist()
+        if len(opening) > 1 and opening[-1] == end:  # of a short document; nothing follows it
+            del opening[-1]
+        openings.append(opening)
     return openings
