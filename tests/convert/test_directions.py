@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -183,3 +185,26 @@ def test_what_no_peer_has_says_so(tokenizer: Path, tmp_path: Path, subln: str, f
     assert metadata["wrinklefree.model_type"] == family
     assert metadata["wrinklefree.hidden_act"] == "silu"
     assert metadata["wrinklefree.embedding_length"] == 256
+
+
+def test_the_sampling_of_the_model_goes_along(artifact: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(artifact, tmp_path / "a")
+    wishes = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "repetition_penalty": 1.05}
+    (source / "generation_config.json").write_text(json.dumps({"do_sample": True, **wishes}))
+    file = tmp_path / "a.gguf"
+    code, _, err = run(source, file, "--verify", "tensors")
+    assert code == 0, err
+    fields = gguf.GGUFReader(file).fields
+    keys = gguf.Keys.General
+    assert fields[keys.SAMPLING_TEMP].contents() == pytest.approx(0.6)
+    assert fields[keys.SAMPLING_TOP_K].contents() == 20
+    assert fields[keys.SAMPLING_TOP_P].contents() == pytest.approx(0.95)
+    assert fields[keys.SAMPLING_PENALTY_REPEAT].contents() == pytest.approx(1.05)
+    assert keys.SAMPLING_MIN_P not in fields
+    again = tmp_path / "again.gguf"
+    assert run(file, again, "--verify", "tensors")[0] == 0
+    assert GgufSource(again).default_sampling == wishes
+    assert run(again, tmp_path / "b", "--verify", "tensors")[0] == 0
+    generation = json.loads((tmp_path / "b/generation_config.json").read_text())
+    assert {name: generation[name] for name in wishes} == wishes
+    assert generation["do_sample"] is True

@@ -106,6 +106,7 @@ class ScriptedModel:
             isa="none",
             threads=1,
         )
+        self.default_sampling: dict[str, int | float] = {}
         self.delay_s = delay_s
         self.endless = endless
         self.fail_at = -1
@@ -125,16 +126,24 @@ class ScriptedModel:
         lines = [f"{message['role']}: {message['content']}" for message in messages]
         return [BOS, *"\n".join(lines).encode()]
 
-    def open(self, sampling: SamplingParams, *, max_tokens: int) -> ScriptedSlot:
+    def open(
+        self, prompt: Sequence[int], sampling: SamplingParams, *, max_tokens: int
+    ) -> ScriptedSlot:
         slot = ScriptedSlot(sampling, max_tokens)
         self.slots.append(slot)
         self._all_slots.add(slot)
         return slot
 
     def fork(
-        self, slot: ScriptedSlot, length: int, sampling: SamplingParams, *, max_tokens: int
+        self,
+        slot: ScriptedSlot,
+        length: int,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        *,
+        max_tokens: int,
     ) -> ScriptedSlot:
-        forked = self.open(sampling, max_tokens=max_tokens)
+        forked = self.open(prompt, sampling, max_tokens=max_tokens)
         assert length <= len(slot.tokens)
         forked.tokens = slot.tokens[:length]
         return forked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -127,3 +128,15 @@ def test_serving_imports_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout == "set()\n"
+
+
+def test_the_sampling_of_the_model_is_told(model: Path, tmp_path: Path) -> None:
+    wise = Path(shutil.copytree(model.parent, tmp_path / "wise"))
+    (wise / "generation_config.json").write_text('{"temperature": 0.6, "top_k": 20, "top_p": 3}')
+    with (tmp_path / "log").open("w+") as log:
+        with started_server(wise, log=log) as (_, url, lines):
+            assert lines[1] == "the model's own sampling: temperature 0.6, top_k 20\n"
+            (entry,) = httpx.get(f"{url}/v1/models").json()["data"]
+            assert entry["default_sampling"] == {"temperature": 0.6, "top_k": 20}
+        log.seek(0)
+        assert "top_p 3 is not used; allowed are above 0 to 1" in log.read()

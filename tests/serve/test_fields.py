@@ -28,11 +28,13 @@ SHARED: dict[str, list[Any]] = {
     "seed": [2**63, -(2**63) - 1, 1.5, "1", True, NAN, HUGE],
     "temperature": [-0.1, 2.1, "1", True, NAN, INFINITY, -INFINITY, HUGE, [], {}],
     "top_p": [0, -1, 1.1, "1", NAN, INFINITY, HUGE],
-    "top_k": [-1, 1.5, "1", 2**31, NAN, HUGE],
+    "top_k": [-2, 1.5, "1", 2**31, NAN, HUGE],
     "min_p": [-0.1, 1, "1", NAN, INFINITY],
+    "repetition_penalty": [0, -1, 0.001, 11, "1", True, NAN, INFINITY, HUGE],
     "presence_penalty": [-2.1, 2.1, "1", NAN, HUGE],
     "frequency_penalty": [-2.1, 2.1, "1", NAN, HUGE],
     "logit_bias": [{"x": 1}, {"5": 101}, {"5": NAN}, {"5": "1"}, {"-1": 1}, {"9999": 1}, [], "5"],
+    "user": [1, []],
     "max_tokens": [0, -1, 1.5, "1", True, 2**31, NAN, HUGE],
     "response_format": [
         "json",
@@ -55,6 +57,13 @@ CHAT: dict[str, list[Any]] = {
     "tools": ["weather", {}, [1], [{}], [{"type": "x"}]],
     "tool_choice": ["always", 1, [], {"type": "function"}, "auto"],
     "parallel_tool_calls": [1, "true", []],
+    "messages.0.name": [1, "", "x" * 65, []],
+    "metadata": ["x", [], {"a": 1}, {str(i): "" for i in range(17)}],
+    "modalities": ["text", ["audio"], [1]],
+    "prompt_cache_key": [1, []],
+    "safety_identifier": [1, []],
+    "service_tier": ["flex", "priority", 1],
+    "store": [True, "false", 1],
 }
 TEXT: dict[str, list[Any]] = {
     **SHARED,
@@ -154,7 +163,7 @@ def test_a_float_beyond_range_is_refused(ok_server: Any, field: str) -> None:
     ("field", "message"),
     [
         ("functions", "'functions' is not supported"),
-        ("service_tier", "'service_tier' is not supported"),
+        ("reasoning_effort", "'reasoning_effort' is not supported"),
         ("tempratur", "did you mean 'temperature'"),
         ("x" * 5000, "unknown field 'xxx"),
         ("语", "unknown field"),
@@ -165,6 +174,37 @@ def test_unknown_fields_are_refused_by_name(ok_server: Any, field: str, message:
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
     assert len(answer.content) < 400
+
+
+def test_what_changes_no_answer_is_accepted(ok_server: Any) -> None:
+    bookkeeping = {
+        "user": "u-1",
+        "metadata": {"task": "t-1"},
+        "modalities": ["text"],
+        "prompt_cache_key": "p-1",
+        "safety_identifier": "s-1",
+        "service_tier": "auto",
+        "store": False,
+        "parallel_tool_calls": False,
+    }
+    assert ok_server.chat(**bookkeeping).json()["choices"][0]["message"]["content"] == "ok"
+    assert ok_server.complete(user="u-1").json()["choices"][0]["text"] == "ok"
+
+
+def test_the_name_of_a_speaker_goes_to_the_template(serve: Any, scripted: Any) -> None:
+    model = scripted([b"ok"])
+    messages = [{"role": "user", "content": "hi", "name": "Ann"}]
+    assert serve(model).chat(messages=messages).status_code == 200
+    assert model.conversations == [(messages, [])]
+
+
+def test_top_k_minus_one_is_all_and_seed_minus_one_is_random(serve: Any, scripted: Any) -> None:
+    model = scripted([b"ok"])
+    server = serve(model)
+    assert server.complete(top_k=-1, seed=-1).status_code == 200
+    assert (model.slots[-1].sampling.top_k, model.slots[-1].sampling.seed) == (0, None)
+    assert server.complete(seed=7, n=2).status_code == 200
+    assert [slot.sampling.seed for slot in model.slots][-2:] == [7, 8]
 
 
 @pytest.mark.parametrize(

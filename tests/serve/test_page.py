@@ -661,6 +661,23 @@ def test_settings_are_sent_and_kept(page: Page, serve: Any, scripted: Any) -> No
     assert model.slots[-1].sampling.seed is None
 
 
+def test_settings_begin_with_the_sampling_of_the_model(
+    page: Page, serve: Any, scripted: Any
+) -> None:
+    model = scripted([b"ok"])
+    model.default_sampling = {"temperature": 0.33, "top_k": 20, "repetition_penalty": 1.1}
+    page.open(serve(model).url)
+    page.ask("Hello")
+    sampling = model.slots[-1].sampling
+    assert (sampling.temperature, sampling.top_k, sampling.repetition_penalty) == (0.33, 20, 1.1)
+    page.click("Settings and server")
+    page.choose("#top_k", "5")
+    page.driver.refresh()
+    page.ask("Again")
+    sampling = model.slots[-1].sampling
+    assert (sampling.temperature, sampling.top_k) == (0.33, 5)
+
+
 def test_the_panel_shows_the_server(page: Page, serve: Any, scripted: Any) -> None:
     page.open(serve(scripted([b"a", b"b", b"c"])).url)
     page.ask("Hello")

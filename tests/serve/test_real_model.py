@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from wrinklefree.engine import LLM, SamplingParams
@@ -196,3 +197,47 @@ def test_control_tokens_in_a_prompt_stay_text(llm: LLM, server: Any) -> None:
     plain = server.complete(prompt="ab", max_tokens=1).json()["usage"]["prompt_tokens"]
     answer = server.complete(prompt=f"ab{spelled}", max_tokens=1)
     assert answer.json()["usage"]["prompt_tokens"] > plain + 1
+
+
+def penalized(llm: LLM, prompt: list[int], count: int, penalty: float) -> list[int]:
+    """Greedy, as transformers has it: positive logits of what was there are divided."""
+    tokens = list(prompt)
+    for _ in range(count):
+        logits = llm.logits(tokens)[-1]
+        seen = sorted(set(tokens))
+        scores = logits[seen]
+        logits[seen] = np.where(scores > 0, scores / penalty, scores * penalty)
+        tokens.append(int(logits.argmax()))
+    return tokens[len(prompt) :]
+
+
+def test_the_repetition_penalty_knows_prompt_and_answer(llm: LLM, server: Any) -> None:
+    prompt = [*llm.tokenizer.encode("Once upon a time"), *[403, 407] * 20]
+    plain = llm.generate(prompt, max_tokens=24, sampling=SamplingParams(temperature=0.0))
+    sampling = SamplingParams(temperature=0.0, repetition_penalty=3.0)
+    answer = llm.generate(prompt, max_tokens=24, sampling=sampling)
+    assert list(answer.token_ids) == penalized(llm, prompt, 24, 3.0)
+    assert answer.token_ids != plain.token_ids
+    fields = {"prompt": prompt, "max_tokens": 24, "temperature": 0, "repetition_penalty": 3}
+    for _ in range(2):  # the second one begins with the first one's keys and values
+        assert text_of(server.complete(**fields)) == answer.text
+
+
+def test_the_sampling_of_the_model_holds_where_the_request_says_nothing(
+    data_dir: Path, serve: Any
+) -> None:
+    with LLM(data_dir / FILES[0]) as llm:
+        greedy = llm.generate("One day", max_tokens=40, sampling=SamplingParams(temperature=0.0))
+        llm.default_sampling = {"temperature": 0.0, "repetition_penalty": 1.5}
+        penalized = llm.generate("One day", max_tokens=40)
+        assert penalized.text != greedy.text
+        server = serve(NativeModel(llm))
+        (entry,) = server.http.get("/v1/models").json()["data"]
+        assert entry["default_sampling"] == llm.default_sampling
+
+        def said(**fields: Any) -> str:
+            return text_of(server.complete(prompt="One day", max_tokens=40, **fields))
+
+        assert said() == penalized.text
+        assert said(repetition_penalty=1) == greedy.text
+        assert said(temperature=2, seed=1) != said()

@@ -34,6 +34,8 @@ wf-chat runs/s3 --system "Answer in one sentence." --temperature 0
 echo "What is a ternary weight?" | wf-chat student.gguf
 """
 HISTORY_LINES = 1000
+# Where neither the user nor the model says.
+DEFAULTS = {"temperature": 0.7, "top_p": 0.95}
 # Settings that /set changes, and how their text is read.
 SETTINGS: dict[str, Callable[[str], float]] = {
     "temperature": float,
@@ -49,9 +51,13 @@ SETTINGS: dict[str, Callable[[str], float]] = {
 @click.command(cls=Command, epilog=EXAMPLES)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--system", default="", help="Instructions in front of the conversation.")
-@click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True)
 @click.option(
-    "--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.95, show_default=True
+    "--temperature", type=click.FloatRange(0, 2), help="Default: the model's own, else 0.7."
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Default: the model's own, else 0.95.",
 )
 @click.option("--seed", type=int, help="The same answers every time; -1: other ones.")
 @click.option("--max-tokens", type=click.IntRange(1), default=1024, show_default=True)
@@ -69,8 +75,8 @@ SETTINGS: dict[str, Callable[[str], float]] = {
 def main(
     model: Path,
     system: str,
-    temperature: float,
-    top_p: float,
+    temperature: float | None,
+    top_p: float | None,
     seed: int | None,
     max_tokens: int,
     threads: int | None,
@@ -88,13 +94,15 @@ def main(
     from wrinklefree.engine import LLM, SamplingParams
     from wrinklefree.engine.conversation import Conversation
 
+    options = {"temperature": temperature, "top_p": top_p}
+    given = {name: value for name, value in options.items() if value is not None}
     with LLM(
         model, threads=threads, context=context, kv_cache=kv_cache, progress=loading_line()
     ) as llm:
         chat = Chat(
             llm,
             Conversation(llm, system=system),
-            SamplingParams(temperature=temperature, top_p=top_p, seed=seed),
+            SamplingParams(**{**DEFAULTS, **llm.default_sampling, **given}, seed=seed),
             max_tokens,
             Console(highlight=False, soft_wrap=True),
             is_typed=sys.stdin.isatty(),
@@ -178,6 +186,8 @@ class Chat:
                 return
 
     def _greet(self) -> None:
+        from wrinklefree.engine.default_sampling import described
+
         info = self.llm.info
         self._note(
             f"{info['bits_per_weight']:.2f} bits per weight, {info['isa']}, {info['threads']} "
@@ -185,6 +195,8 @@ class Chat:
         )
         if self.llm.tokenizer.chat_template is None:
             self._note("the model has no chat template: it continues what you write")
+        if wishes := self.llm.default_sampling:
+            self._note(f"the model's own sampling: {described(wishes)}")
 
     def _answer(self, text: str) -> None:
         answer = self.conversation.ask(text, max_tokens=self.max_tokens, sampling=self.sampling)

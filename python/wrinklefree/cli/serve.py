@@ -215,6 +215,8 @@ def run(llm: LLM, settings: Settings, listener: socket.socket) -> None:
 
 def greeting(llm: LLM, settings: Settings, listener: socket.socket) -> list[str]:
     """What runs and where; printed when the port is open."""
+    from wrinklefree.engine.default_sampling import described
+
     info = llm.info
     port = listener.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -225,4 +227,6 @@ def greeting(llm: LLM, settings: Settings, listener: socket.socket) -> list[str]
     ]
     if llm.tokenizer.chat_template is None:
         lines.insert(1, "no chat template in the model: it continues the messages as plain text")
+    if wishes := llm.default_sampling:
+        lines.insert(1, f"the model's own sampling: {described(wishes)}")
     return lines

@@ -24,6 +24,7 @@ from wrinklefree.convert.masters import master_weights
 from wrinklefree.convert.ternary_check import Ternary, quantize_master
 from wrinklefree.convert.tokenizer_hf import token_ids, write_tokenizer
 from wrinklefree.convert.types import ALL_TYPES
+from wrinklefree.engine import default_sampling
 from wrinklefree.errors import FormatError, UsageError
 
 _TERNARY_ONLY = ("TQ1_0", "TQ2_0", "I2_S", "IQ2_BN")
@@ -64,6 +65,7 @@ class GgufSource:
         self._gguf_name = {hf: gguf for gguf, hf in mapped.items()}
         self.subln = self.architecture.subln
         self.subln_eps = shortest(self.metadata.get(SUBLN_EPS_KEY, self.config["rms_norm_eps"]))
+        self.default_sampling = default_sampling.from_gguf(self.metadata, str(path))
         self.stage = str(self.metadata.get("wrinklefree.stage", "imported"))
         flat = [name for name in self.projections if len(self.shape(name)) != 2]
         if flat:
@@ -188,7 +190,9 @@ class GgufSource:
 
     def write_tokenizer(self, directory: Path) -> None:
         write_tokenizer(self.metadata, directory)
-        write_json(directory / "generation_config.json", token_ids(self.metadata))
+        generation = token_ids(self.metadata)
+        generation |= default_sampling.to_generation_config(self.default_sampling)
+        write_json(directory / "generation_config.json", generation)
 
     def _raw(self, name: str) -> np.ndarray:
         raw: np.ndarray = self._file.read(self._gguf_name[name])

@@ -18,6 +18,7 @@ from wrinklefree.convert.json_file import read_json
 from wrinklefree.convert.masters import master_weights
 from wrinklefree.convert.ternary_check import Ternary, exact_ternary, quantize_master
 from wrinklefree.convert.tokenizer_gguf import tokenizer_keys
+from wrinklefree.engine import default_sampling
 from wrinklefree.errors import FormatError, UsageError
 from wrinklefree.models.manifest import Manifest, read_manifest, refuse_unfinished
 from wrinklefree.models.quant_config import QUANT_METHOD, QuantConfig
@@ -76,6 +77,10 @@ class HfSource:
             BitnetQuantization.from_json(fields) if method == hf_bitnet.QUANT_METHOD else None
         )
         self.stage = self.manifest.stage if self.manifest else "imported"
+        generation = path / "generation_config.json"
+        self.default_sampling = default_sampling.from_generation_config(
+            read_json(generation) if generation.exists() else {}, str(generation)
+        )
         self.projections = self._projections()
         self.is_ternarized = ternarize and self.projections is Projections.PLAIN
         if ternarize and not self.is_ternarized:

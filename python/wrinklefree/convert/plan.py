@@ -42,6 +42,7 @@ from wrinklefree.convert.types import (
     ternary_type,
     type_shares,
 )
+from wrinklefree.engine import default_sampling
 from wrinklefree.errors import FormatError, UsageError, nearest
 
 # `general.file_type` of llama.cpp by the name of the type that most ternary tensors have.
@@ -285,4 +286,4 @@ def _metadata(source: Source, arch: Architecture, tensors: list[PlannedTensor]) 
         HIDDEN_ACT_KEY: str(config["hidden_act"]),
         KEPT_FLOAT_KEY: ["lm_head", *source.kept_float],
     }
-    return metadata | source.tokenizer_keys()
+    return metadata | default_sampling.to_gguf(source.default_sampling) | source.tokenizer_keys()

@@ -16,6 +16,7 @@ from wrinklefree.convert.ternary_check import (
     refuse_not_ternary,
     ternary_error,
 )
+from wrinklefree.engine.default_sampling import DefaultSampling
 from wrinklefree.errors import FormatError
 
 
@@ -33,6 +34,7 @@ class Source(Protocol):
     subln_eps: float
     kept_float: tuple[str, ...]
     stage: str
+    default_sampling: DefaultSampling
     is_ternarized: bool
 
     @property

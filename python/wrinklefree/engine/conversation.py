@@ -9,8 +9,6 @@ from wrinklefree.engine.prompt_cache import PromptCache
 from wrinklefree.engine.results import Completion, SamplingParams
 from wrinklefree.errors import UsageError
 
-_NO_SAMPLING = SamplingParams()
-
 
 class Conversation:
     """Messages of a chat, whose keys and values stay in memory: a turn computes only what is new.
@@ -28,7 +26,7 @@ class Conversation:
         self._cache = PromptCache(llm.model.sequence(llm.info["context_length"]))
 
     def ask(
-        self, text: str, *, max_tokens: int = 1024, sampling: SamplingParams = _NO_SAMPLING
+        self, text: str, *, max_tokens: int = 1024, sampling: SamplingParams | None = None
     ) -> Generator[str, None, None]:
         """Adds a message of the user and yields the answer piece by piece.
 

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wrinklefree import _engine
+from wrinklefree.engine import default_sampling
 from wrinklefree.engine.detokenize import StopMatcher, StreamDecoder
 from wrinklefree.engine.logprobs import target_logprobs
 from wrinklefree.engine.lookup import PromptLookup
 from wrinklefree.engine.prompt_cache import PromptCache
 from wrinklefree.engine.results import Completion, SamplingParams, Score, Timings
-from wrinklefree.engine.tokenizer import Tokenizer
+from wrinklefree.engine.tokenizer import Tokenizer, read_json
 from wrinklefree.errors import FormatError, UsageError, WrinklefreeError
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,6 @@ KvCache = Literal["f32", "f16", "bf16", "int8"]
 
 _MAX_DRAFTS = 32
 _LOGIT_ROWS = 128  # rows of logits held at a time when scoring
-_DEFAULT_SAMPLING = SamplingParams()
 
 
 class LLM:
@@ -41,6 +41,8 @@ class LLM:
     rules most of its rows out by an int8 copy where only the likeliest tokens are asked for.
     `kv_cache` is the type that keys and values are kept in: fewer bytes are faster and less exact
     over long contexts.
+    `default_sampling` are the fields of SamplingParams that the model's files have a wish for; they
+    hold where no SamplingParams are given.
     While the weights are read, `progress` gets (bytes done, bytes in all) twenty times a second;
     what it raises ends the load.
 
@@ -81,8 +83,13 @@ class LLM:
         self.info: dict[str, Any] = self.model.info
         if path.is_dir():
             self.tokenizer = Tokenizer.from_dir(path)
+            generation = path / "generation_config.json"
+            wishes = default_sampling.from_generation_config(read_json(generation), str(generation))
         else:
-            self.tokenizer = Tokenizer.from_gguf(self.model.metadata)
+            metadata = self.model.metadata
+            self.tokenizer = Tokenizer.from_gguf(metadata)
+            wishes = default_sampling.from_gguf(metadata, str(path))
+        self.default_sampling: dict[str, Any] = wishes
         if self.tokenizer.vocab_size > self.info["vocab_size"]:
             raise FormatError(
                 f"{path}: {self.tokenizer.vocab_size} tokens, but only "
@@ -94,7 +101,7 @@ class LLM:
         prompt: str | Sequence[int],
         *,
         max_tokens: int = 128,
-        sampling: SamplingParams = _DEFAULT_SAMPLING,
+        sampling: SamplingParams | None = None,
         stop: Sequence[str] = (),
         prompt_lookup: int = 0,
     ) -> Completion:
@@ -115,7 +122,7 @@ class LLM:
         prompt: str | Sequence[int],
         *,
         max_tokens: int = 128,
-        sampling: SamplingParams = _DEFAULT_SAMPLING,
+        sampling: SamplingParams | None = None,
         stop: Sequence[str] = (),
         prompt_lookup: int = 0,
     ) -> Iterator[str]:
@@ -129,7 +136,7 @@ class LLM:
         messages: Sequence[Mapping[str, str]],
         *,
         max_tokens: int = 128,
-        sampling: SamplingParams = _DEFAULT_SAMPLING,
+        sampling: SamplingParams | None = None,
         stop: Sequence[str] = (),
         prompt_lookup: int = 0,
     ) -> Completion:
@@ -250,7 +257,7 @@ class Generation:
         llm: LLM,
         prompt: list[int],
         max_tokens: int,
-        sampling: SamplingParams,
+        sampling: SamplingParams | None,
         *,
         stop: Sequence[str] = (),
         prompt_lookup: int = 0,
@@ -269,9 +276,8 @@ class Generation:
         if len(prompt) + max_tokens > context:
             max_tokens = context - len(prompt)
             log.info("max_tokens is cut to %d, what the context of %d leaves", max_tokens, context)
-        self._sampler = sampling.sampler()
-        if sampling.repetition_penalty != 1.0:
-            self._sampler.observe(prompt)
+        sampling = sampling or SamplingParams(**llm.default_sampling)
+        self._sampler = sampling.sampler(prompt)
         self._llm = llm
         self._prompt = prompt
         self._cache = cache

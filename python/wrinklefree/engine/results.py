@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,8 +38,9 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
 
-    def sampler(self) -> _engine.Sampler:
-        """A fresh sampler. Raises UsageError for a value out of range."""
+    def sampler(self, prompt: Sequence[int] = ()) -> _engine.Sampler:
+        """A fresh sampler, whose repetition penalty knows the tokens of the prompt. Raises
+        UsageError for a value out of range."""
         seed = None if self.seed == -1 else self.seed
         for name, value in (("seed", seed), ("top_k", self.top_k), ("logprobs", self.logprobs)):
             first, last, allowed = _RANGES[name]
@@ -48,7 +50,7 @@ class SamplingParams:
             if not 0 <= token < 2**31:
                 raise UsageError(f"logit_bias: token {token} is not in the vocabulary")
         try:
-            return _engine.Sampler(
+            sampler = _engine.Sampler(
                 temperature=self.temperature,
                 top_k=self.top_k,
                 top_p=self.top_p,
@@ -62,6 +64,9 @@ class SamplingParams:
             )
         except _engine.ModelError as error:
             raise UsageError(str(error)) from None
+        if self.repetition_penalty != 1.0:
+            sampler.observe(prompt)
+        return sampler
 
 
 @dataclass(frozen=True, slots=True)

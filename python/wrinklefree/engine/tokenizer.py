@@ -52,10 +52,10 @@ class Tokenizer:
         if not file.exists():
             raise FormatError(f"{path}: no tokenizer.json")
         backend = read_backend(file)
-        settings = _read_json(path / "tokenizer_config.json")
+        settings = read_json(path / "tokenizer_config.json")
         eos_ids = set(_named_ids(backend, settings, "eos_token"))
         for config in ("generation_config.json", "config.json"):
-            eos_ids |= _ids(_read_json(path / config).get("eos_token_id"))
+            eos_ids |= _ids(read_json(path / config).get("eos_token_id"))
         bos = _named_ids(backend, settings, "bos_token")
         return cls(
             backend,
@@ -185,12 +185,13 @@ def _byte_alphabet() -> dict[str, int]:
 _BYTE_OF = _byte_alphabet()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, empty if there is no file; raises FormatError for a damaged one."""
     if not path.exists():
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"{path}: {error}") from error
     if not isinstance(value, dict):
         raise FormatError(f"{path}: not a JSON object")

@@ -94,15 +94,19 @@ def _add_status_routes(
         created=int(time.time()),
         owned_by="wrinklefree",
         context_length=model.context_length,
+        default_sampling=dict(model.default_sampling),
         meta=model.meta,
     )
 
     @app.get("/")
+    @app.head("/")
     async def chat() -> Response:
         return page
 
     @app.get("/health")
+    @app.head("/health")
     @app.get("/ready")
+    @app.head("/ready")
     async def health() -> Response:
         """200 once a token was generated; 503 before that, and while shutting down."""
         if worker.is_ready:

@@ -74,6 +74,11 @@ class Generation:
         return len(self.prompt) - self.num_fed
 
     @property
+    def max_length(self) -> int:
+        """Tokens that it may become, prompt included."""
+        return len(self.prompt) + self.max_tokens
+
+    @property
     def num_generated(self) -> int:
         return len(self.generated)
 

@@ -77,16 +77,29 @@ class ServedModel(Protocol):
     def meta(self) -> ModelMeta:
         """What /v1/models tells about the model."""
 
+    @property
+    def default_sampling(self) -> Mapping[str, Any]:
+        """Fields of SamplingParams that hold where a request does not say."""
+
     def chat_ids(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
     ) -> list[int]:
         """Prompt ids of a conversation, in the form chat templates take; raises WrinklefreeError
         if the template refuses it."""
 
-    def open(self, sampling: SamplingParams, *, max_tokens: int) -> Any:
-        """A slot with room for `max_tokens` tokens; its memory is freed with the object."""
+    def open(self, prompt: Sequence[int], sampling: SamplingParams, *, max_tokens: int) -> Any:
+        """A slot with room for `max_tokens` tokens; its memory is freed with the object. The
+        prompt, which is not in it yet, is for the repetition penalty."""
 
-    def fork(self, slot: Any, length: int, sampling: SamplingParams, *, max_tokens: int) -> Any:
+    def fork(
+        self,
+        slot: Any,
+        length: int,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        *,
+        max_tokens: int,
+    ) -> Any:
         """A new slot with the first `length` tokens of another one, which goes on as it is."""
 
     def slot_bytes(self, slot: Any) -> int:

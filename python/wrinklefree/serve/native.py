@@ -30,6 +30,7 @@ class NativeModel:
         self._llm = llm
         self.tokenizer: Tokenizer = llm.tokenizer
         self.context_length: int = llm.info["context_length"]
+        self.default_sampling = llm.default_sampling
         self.meta = ModelMeta(
             architecture=llm.info["architecture"],
             parameters=llm.info["total_parameters"],
@@ -50,13 +51,21 @@ class NativeModel:
             return self.tokenizer.encode("\n".join(message["content"] for message in messages))
         return chat_ids(self.tokenizer, messages, tools=tools)
 
-    def open(self, sampling: SamplingParams, *, max_tokens: int) -> _Slot:
-        sampler = sampling.sampler()
+    def open(self, prompt: Sequence[int], sampling: SamplingParams, *, max_tokens: int) -> _Slot:
+        sampler = sampling.sampler(prompt)
         return _Slot(self._llm.model.sequence(max_tokens), sampler, sampling.logprobs or 0)
 
-    def fork(self, slot: _Slot, length: int, sampling: SamplingParams, *, max_tokens: int) -> _Slot:
+    def fork(
+        self,
+        slot: _Slot,
+        length: int,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        *,
+        max_tokens: int,
+    ) -> _Slot:
         sequence = self._llm.model.fork(slot.sequence, length, max_tokens)
-        return _Slot(sequence, sampling.sampler(), sampling.logprobs or 0)
+        return _Slot(sequence, sampling.sampler(prompt), sampling.logprobs or 0)
 
     def slot_bytes(self, slot: _Slot) -> int:
         return slot.sequence.nbytes

@@ -20,6 +20,9 @@ from wrinklefree.serve.protocol import (
 )
 from wrinklefree.serve.streaming import TextStream
 
+# Fields of a request that the model's files may have a default for.
+DEFAULTED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
 
 def chat_prompt(model: ServedModel, request: ChatRequest) -> list[int]:
     """Token ids of the templated messages; raises ApiError 400 if the template refuses them."""
@@ -95,17 +98,18 @@ def stop_rule(tokenizer: Tokenizer, stops: Sequence[str]) -> StopRule:
     return StopRule(tuple(texts), frozenset(ids))
 
 
-def sampling_of(request: GenerationRequest, vocab_size: int, *, choice: int) -> SamplingParams:
+def sampling_of(request: GenerationRequest, model: ServedModel, *, choice: int) -> SamplingParams:
     """Sampling of the choice with this number; its seed is the request's plus the number."""
+    vocab_size = model.tokenizer.vocab_size
     bias = {int(token): value for token, value in request.logit_bias.items()}
     if bias and max(bias) >= vocab_size:
         raise bad_request(f"logit_bias: token ids must be below {vocab_size}", param="logit_bias")
+    asked = {name: getattr(request, name) for name in DEFAULTED}
+    given = {name: value for name, value in asked.items() if value is not None}
+    seed = None if request.seed == -1 else request.seed
     return SamplingParams(
-        temperature=request.temperature,
-        top_p=request.top_p,
-        top_k=request.top_k,
-        min_p=request.min_p,
-        seed=None if request.seed is None else (request.seed + choice) % 2**64,
+        **{**model.default_sampling, **given},
+        seed=None if seed is None else (seed + choice) % 2**64,
         presence_penalty=request.presence_penalty,
         frequency_penalty=request.frequency_penalty,
         logit_bias=tuple(bias.items()),
@@ -122,11 +126,10 @@ def generation_makers(
     """One maker per choice, in OpenAI's order: all choices of the first prompt come first. Each
     walks a copy of the grammar."""
     rule = stop_rule(model.tokenizer, request.stops)
-    vocab_size = model.tokenizer.vocab_size
 
     def maker(prompt: list[int], choice: int) -> MakeGeneration:
         room, limit = model.context_length - len(prompt), request.token_limit
-        sampling = sampling_of(request, vocab_size, choice=choice)
+        sampling = sampling_of(request, model, choice=choice)
 
         def make(emit: Callable[[Event], None]) -> Generation:
             return Generation(

@@ -1,6 +1,7 @@
 """Request bodies of the OpenAI API: what is understood, and one clear refusal for all else.
 
-Every model forbids unknown fields, so nothing is accepted and then ignored; null means absent.
+Every model forbids unknown fields, so nothing that would change an answer is accepted and then
+ignored; null means absent.
 """
 
 from __future__ import annotations
@@ -34,16 +35,9 @@ UNSUPPORTED = frozenset(
         "chat_template_kwargs",
         "function_call",
         "functions",
-        "metadata",
-        "modalities",
         "prediction",
-        "prompt_cache_key",
         "reasoning_effort",
-        "safety_identifier",
-        "service_tier",
-        "store",
         "suffix",
-        "user",
         "verbosity",
         "web_search_options",
     ]
@@ -72,6 +66,7 @@ EXPECTED = {
 # The engine's floats have 32 bits, in which 1e-50 is 0 and 0.99999999 is 1.
 Share = Annotated[float, Field(gt=0, le=1), AfterValidator(lambda p: max(p, 1e-30))]
 MinShare = Annotated[float, Field(ge=0, lt=1), AfterValidator(lambda p: min(p, 1 - 2**-24))]
+TopK = Annotated[int, Field(ge=-1, le=INT32_MAX), AfterValidator(lambda k: max(k, 0))]
 TokenId = Annotated[int, Field(ge=0, le=INT32_MAX)]
 # fail_fast: a list of a hundred thousand wrong items would have as many errors, which take seconds.
 TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
@@ -158,6 +153,7 @@ class Message(_Body):
     content: str | Annotated[list[TextPart], Field(fail_fast=True)] = ""
     tool_calls: Annotated[list[PastToolCall], Field(max_length=MAX_TOOLS, fail_fast=True)] = []
     tool_call_id: CallId | None = None
+    name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
 
     @model_validator(mode="after")
     def _fields_fit_the_role(self) -> Message:
@@ -195,6 +191,8 @@ class Message(_Body):
             ]
         if self.tool_call_id is not None:
             message["tool_call_id"] = self.tool_call_id
+        if self.name is not None:
+            message["name"] = self.name
         return message
 
 
@@ -272,10 +270,11 @@ class GenerationRequest(_Body):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)] = []
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    top_p: Share = 1.0
-    top_k: Annotated[int, Field(ge=0, le=INT32_MAX)] = 0
-    min_p: MinShare = 0.0
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Share | None = None
+    top_k: TopK | None = None
+    min_p: MinShare | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
     logit_bias: Annotated[
@@ -283,6 +282,7 @@ class GenerationRequest(_Body):
     ] = {}
     response_format: ResponseFormat = TextFormat(type="text")
     max_tokens: TokenCount | None = None
+    user: str | None = None  # for the client's own books, as `Bookkeeping`
 
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> GenerationRequest:
@@ -314,7 +314,19 @@ class GenerationRequest(_Body):
         return False
 
 
-class ChatRequest(GenerationRequest):
+class Bookkeeping(_Body):
+    """What clients of OpenAI's service send along and no answer depends on: read and dropped. The
+    values that would ask this server for something are refused."""
+
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    modalities: list[Literal["text"]] | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    store: Literal[False] | None = None
+
+
+class ChatRequest(GenerationRequest, Bookkeeping):
     messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] = []
     tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"

@@ -151,13 +151,17 @@ class ModelMeta(BaseModel):
 
 
 class Model(BaseModel):
-    """An entry of /v1/models; the fields after `owned_by` are extensions of this server."""
+    """An entry of /v1/models; the fields after `owned_by` are extensions of this server.
+
+    `default_sampling` is what the model's own files say where a request says nothing.
+    """
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     context_length: int
+    default_sampling: dict[str, int | float]
     meta: ModelMeta
 
 

@@ -119,8 +119,8 @@ class Worker:
 
     def _warm_up(self) -> None:
         """Generates one token, so that readiness is proven and the first request is not slow."""
-        slot = self._model.open(SamplingParams(temperature=0.0), max_tokens=2)
         first = self._model.tokenizer.bos_id or 0
+        slot = self._model.open([first], SamplingParams(temperature=0.0), max_tokens=2)
         self._model.step([Work(slot, [first], samples=True)])
         self._has_generated = True
 
@@ -148,14 +148,15 @@ class Worker:
         prefix = self._longest_prefix(generation)
         if prefix is None:
             return False
-        num_tokens = len(generation.prompt) + generation.max_tokens
         try:
-            generation.slot = self._fork(prefix, generation.sampling, num_tokens)
+            generation.slot = self._fork(prefix, generation)
             if generation.slot is None:
                 prefix = NO_PREFIX
-                generation.slot = self._model.open(generation.sampling, max_tokens=num_tokens)
+                generation.slot = self._model.open(
+                    generation.prompt, generation.sampling, max_tokens=generation.max_length
+                )
         except Exception:
-            log.exception("no slot for a generation of %d tokens", num_tokens)
+            log.exception("no slot for a generation of %d tokens", generation.max_length)
             self._end(generation, "failed")
             return False
         generation.num_fed = generation.num_cached = prefix.length
@@ -163,13 +164,19 @@ class Worker:
         self.metrics.prefix_hits.inc(prefix.length)
         return True
 
-    def _fork(self, prefix: Prefix, sampling: SamplingParams, num_tokens: int) -> Any:
+    def _fork(self, prefix: Prefix, generation: Generation) -> Any:
         """A slot that goes on behind `prefix`; None if nothing is shared, or nothing that is of
         use: that is forgotten, so that no other prompt meets it."""
         if prefix.length == 0:
             return None
         try:
-            return self._model.fork(prefix.slot, prefix.length, sampling, max_tokens=num_tokens)
+            return self._model.fork(
+                prefix.slot,
+                prefix.length,
+                generation.prompt,
+                generation.sampling,
+                max_tokens=generation.max_length,
+            )
         except Exception:
             log.exception("a prompt of %d tokens that was kept is forgotten", prefix.length)
             self._prefixes.drop(prefix.slot)
