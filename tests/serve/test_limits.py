@@ -261,3 +261,11 @@ def test_the_page_may_run_only_itself(ok_server: Any) -> None:
 def test_answers_are_not_sniffed_or_stored(ok_server: Any) -> None:
     answer: httpx.Response = ok_server.http.get("/v1/models")
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/ready"])
+def test_head_asks_whether_the_server_is_there(ok_server: Any, path: str) -> None:
+    answer = ok_server.http.head(path)
+    assert answer.status_code == 200
+    assert answer.content == b""
+    assert answer.headers["Content-Length"] == ok_server.http.get(path).headers["Content-Length"]

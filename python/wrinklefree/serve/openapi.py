@@ -54,8 +54,11 @@ class Operation:
 
 OPERATIONS = (
     Operation("get", "/", "The chat page", "text/html"),
+    Operation("head", "/", "Its headers", "text/html"),
     Operation("get", "/health", "Is the model able to answer?", responses.Health, errors=(503,)),
+    Operation("head", "/health", "Its headers", responses.Health, errors=(503,)),
     Operation("get", "/ready", "The same", responses.Health, errors=(503,)),
+    Operation("head", "/ready", "Its headers", responses.Health, errors=(503,)),
     Operation("get", "/metrics", "Numbers for Prometheus", "text/plain"),
     Operation("get", "/openapi.json", "This description", "application/json"),
     Operation("get", "/v1/models", "The model of this server, as a list", responses.ModelList),

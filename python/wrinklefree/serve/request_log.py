@@ -71,10 +71,11 @@ class _Request:
         await self._send(message)
 
     def write(self) -> None:
-        """The log line; a GET that went well, such as a health check every second, is no news."""
+        """The log line; a GET or HEAD that went well, such as a health check every second, is no
+        news."""
         status = CLIENT_GONE if self._is_gone else self.status
         method = self._scope["method"]
-        is_news = method != "GET" or status >= 400
+        is_news = method not in ("GET", "HEAD") or status >= 400
         job: Job | None = self._state.get("job")
         tokens = (job.num_prompt_tokens, job.num_completion_tokens) if job else (0, 0)
         log.log(
