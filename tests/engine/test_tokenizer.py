@@ -163,11 +163,17 @@ def test_other_threads_go_on_while_a_long_text_is_encoded(stories_dir: Path) -> 
 
 
 def test_all_end_tokens_of_a_directory_count(stories_dir: Path, tmp_path: Path) -> None:
-    """Chat models name their end of turn in generation_config.json alone."""
+    """Chat models name their end of turn in generation_config.json alone. The tokenizer's own end
+    token is the first: it is the eos_token of chat templates."""
     shutil.copytree(stories_dir, tmp_path / "model")
-    generation = {"eos_token_id": [2, 7]}
+    generation = {"eos_token_id": [7, 1, 2]}
     (tmp_path / "model/generation_config.json").write_text(json.dumps(generation))
-    assert Tokenizer.from_dir(tmp_path / "model").eos_ids == (2, 7)
+    assert Tokenizer.from_dir(tmp_path / "model").eos_ids == (2, 7, 1)
+
+
+def test_the_own_end_token_of_a_gguf_file_is_the_first() -> None:
+    tokens = {"tokens": ["a", "b", "<|im_end|>", "<e>"], "token_type": [1, 1, 3, 3], "merges": []}
+    assert Tokenizer.from_gguf(bpe_metadata(**tokens)).eos_ids == (3, 2)
 
 
 def test_a_stored_truncation_and_padding_are_not_obeyed(data_dir: Path, tmp_path: Path) -> None:

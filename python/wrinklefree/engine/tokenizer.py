@@ -21,7 +21,8 @@ _SPACE = "\u2581"
 
 
 class Tokenizer:
-    """A tokenizer with the ids a generation loop needs. Safe to use from several threads."""
+    """A tokenizer with the ids a generation loop needs: of `eos_ids` the first is the tokenizer's
+    own. Safe to use from several threads."""
 
     def __init__(
         self,
@@ -38,7 +39,7 @@ class Tokenizer:
         self._is_byte_level = isinstance(backend.decoder, tokenizers.decoders.ByteLevel)
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         self.bos_id = bos_id
-        self.eos_ids = tuple(sorted(set(eos_ids)))
+        self.eos_ids = tuple(dict.fromkeys(eos_ids))
         self.chat_template = chat_template
 
     @classmethod
@@ -53,9 +54,9 @@ class Tokenizer:
             raise FormatError(f"{path}: no tokenizer.json")
         backend = read_backend(file)
         settings = read_json(path / "tokenizer_config.json")
-        eos_ids = set(_named_ids(backend, settings, "eos_token"))
+        eos_ids = _named_ids(backend, settings, "eos_token")
         for config in ("generation_config.json", "config.json"):
-            eos_ids |= _ids(read_json(path / config).get("eos_token_id"))
+            eos_ids += _ids(read_json(path / config).get("eos_token_id"))
         bos = _named_ids(backend, settings, "bos_token")
         return cls(
             backend,
@@ -70,10 +71,10 @@ class Tokenizer:
         backend = build_tokenizer(metadata)
         num_tokens = len(metadata["tokenizer.ggml.tokens"])
         ends = [special_id(metadata, name, num_tokens) for name in ("eos", "eot", "eom")]
-        eos_ids = {end for end in ends if end is not None}
-        for index, token in backend.get_added_tokens_decoder().items():
+        eos_ids = [end for end in ends if end is not None]
+        for index, token in sorted(backend.get_added_tokens_decoder().items()):
             if token.special and token.content in _END_OF_TURN:
-                eos_ids.add(index)
+                eos_ids.append(index)
         template = metadata.get("tokenizer.chat_template")
         return cls(
             backend,
@@ -198,9 +199,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _ids(value: object) -> set[int]:
+def _ids(value: object) -> list[int]:
     values = value if isinstance(value, list) else [value]
-    return {item for item in values if isinstance(item, int)}
+    return [item for item in values if isinstance(item, int)]
 
 
 def _named_ids(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], key: str) -> list[int]:
