@@ -32,6 +32,10 @@ class Scripted:
     def bos_id(self) -> int | None:
         return self.BOS
 
+    @property
+    def eos_id(self) -> int | None:
+        return None
+
     def encode(self, text: str, *, add_special: bool) -> list[int]:
         return [self.BOS] * (add_special and self.adds_bos) + list(text.encode())
 

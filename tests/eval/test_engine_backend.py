@@ -69,13 +69,29 @@ def test_engine_and_torch_write_alike(stories: Path) -> None:
     prompts = [engine.encode("Once upon a time", add_special=True), [1]]
     answers = engine.generate(prompts, max_tokens=60)
     others = torch.generate(prompts, max_tokens=60)
-    # Only the engine keeps the space of a first word, which follows the prompt.
-    assert [one.text.strip() for one in answers] == [one.text.strip() for one in others]
+    assert answers == others  # a first word keeps its space, which follows the prompt
+    assert answers[1].text.startswith(" ")
     assert answers[0].text.startswith(", there was a little girl named Lily.")
     assert not answers[0].is_finished
     stop = ["Lily", "xyz"]
     cut = [backend.generate(prompts[:1], max_tokens=60, stop=stop) for backend in (engine, torch)]
     assert cut[0] == cut[1] == [Answer(", there was a little girl named ", True)]
+
+
+def test_a_stop_string_is_looked_for_in_the_answer_alone(stories: Path) -> None:
+    engine, torch = (open_backend(str(stories), backend=name) for name in ("engine", "torch"))
+    prompt = [engine.encode("Once upon a time", add_special=True)]
+    whole = engine.generate(prompt, max_tokens=40)[0].text
+    assert whole.startswith(", there was a little girl named Lily. She loved to")
+    expected = {
+        ("time,",): Answer(whole, False),  # half of it is the prompt
+        ("e was", "re w"): Answer(", the", True),  # the one that is complete first ends it
+        ("girl", "a little girl"): Answer(", there was ", True),  # of two that end there, the longer
+        ("", "She"): Answer(", there was a little girl named Lily. ", True),  # "" is none
+    }
+    for stop, answer in expected.items():
+        for backend in (engine, torch):
+            assert backend.generate(prompt, max_tokens=40, stop=stop) == [answer], stop
 
 
 def test_an_end_token_ends_an_answer(stories: Path, tmp_path: Path) -> None:

@@ -40,6 +40,10 @@ class Backend(Protocol):
     @property
     def bos_id(self) -> int | None: ...
 
+    @property
+    def eos_id(self) -> int | None:
+        """The tokenizer's own end token; None where it has none or a server does not tell."""
+
     def score(self, questions: Sequence[Question]) -> list[list[Score]]:
         """Per question the log-likelihood of each choice after the prompt."""
         ...

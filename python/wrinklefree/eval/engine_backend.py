@@ -25,6 +25,10 @@ class EngineBackend:
     def bos_id(self) -> int | None:
         return self._llm.tokenizer.bos_id
 
+    @property
+    def eos_id(self) -> int | None:
+        return next(iter(self._llm.tokenizer.eos_ids), None)
+
     def encode(self, text: str, *, add_special: bool) -> list[int]:
         return self._llm.tokenizer.encode(text, add_special=add_special)
 

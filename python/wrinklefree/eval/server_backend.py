@@ -54,6 +54,10 @@ class ServerBackend:
         empty = self.encode("", add_special=True)
         return empty[0] if empty else None
 
+    @property
+    def eos_id(self) -> int | None:
+        return None
+
     def encode(self, text: str, *, add_special: bool) -> list[int]:
         body = {"model": self._model, "prompt": text, "add_special_tokens": add_special}
         return list(self._ask("POST", "/tokenize", body)["tokens"])

@@ -6,14 +6,18 @@ Shapes: ids_1L are the token ids of one row, hidden_1LD its last hidden states, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import tokenizers
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria
 from transformers.utils import logging as transformers_logging
 
+from wrinklefree.engine.detokenize import StopMatcher, StreamDecoder
 from wrinklefree.engine.results import Score
+from wrinklefree.engine.tokenizer import Tokenizer
 from wrinklefree.errors import UsageError
 from wrinklefree.eval.backend import Answer, Question
 from wrinklefree.models import bit_linears, is_artifact, load_artifact, load_teacher
@@ -53,6 +57,11 @@ class TorchBackend:
         token_id = self._tokenizer.bos_token_id
         return None if token_id is None else int(token_id)
 
+    @property
+    def eos_id(self) -> int | None:
+        token_id = self._tokenizer.eos_token_id
+        return None if token_id is None else int(token_id)
+
     def encode(self, text: str, *, add_special: bool) -> list[int]:
         encoded = self._tokenizer(text, add_special_tokens=add_special, verbose=False)
         return list(encoded["input_ids"])
@@ -69,28 +78,30 @@ class TorchBackend:
     def generate(
         self, prompts: Sequence[list[int]], *, max_tokens: int, stop: Sequence[str] = ()
     ) -> list[Answer]:
-        return [self._generate(ids, max_tokens, list(stop)) for ids in prompts]
+        return [self._generate(ids, max_tokens, stop) for ids in prompts]
 
     def close(self) -> None:
         del self._model
 
-    def _generate(self, prompt: list[int], max_tokens: int, stop: list[str]) -> Answer:
+    def _generate(self, prompt: list[int], max_tokens: int, stop: Sequence[str]) -> Answer:
         ids_1L = torch.tensor([prompt])
-        whole_1L = self._model.generate(
+        writer = _Writer(self._vocabulary, self._end_ids, stop)
+        self._model.generate(
             ids_1L,
             attention_mask=torch.ones_like(ids_1L),
             max_new_tokens=max_tokens,
             do_sample=False,
-            stop_strings=stop or None,
-            tokenizer=self._tokenizer,
+            stopping_criteria=[writer],
         )
-        ids = whole_1L[0, len(prompt) :].tolist()
-        is_finished = ids[-1] in self._end_ids
-        text = self._tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        found = [at for one in stop if (at := text.find(one)) >= 0]
-        return Answer(text[: min(found)], True) if found else Answer(text, is_finished)
+        return writer.answer()
+
+    @cached_property
+    def _vocabulary(self) -> Tokenizer:
+        """The same tokenizer as the engine decodes with."""
+        if not self._tokenizer.is_fast:
+            raise UsageError("answers need a tokenizer with a tokenizer.json, this model has none")
+        copy = tokenizers.Tokenizer.from_str(self._tokenizer.backend_tokenizer.to_str())
+        return Tokenizer(copy, bos_id=None, eos_ids=(), chat_template=None)
 
     def _score(self, question: Question) -> list[Score]:
         rows: dict[tuple[int, ...], torch.Tensor] = {}
@@ -113,6 +124,32 @@ class TorchBackend:
         # The head is as large as the rest of a small model: only the scored positions need it.
         logits_TV: torch.Tensor = self._model.get_output_embeddings()(hidden_1LD[0, -num_scored:])
         return logits_TV
+
+
+class _Writer(StoppingCriteria):
+    """Makes the text of an answer and ends it as the engine does.
+
+    transformers' own stop_strings also match across the end of the prompt, and its decoding drops
+    the space of a first word.
+    """
+
+    def __init__(self, vocabulary: Tokenizer, end_ids: Sequence[int], stop: Sequence[str]) -> None:
+        self._decoder, self._matcher = StreamDecoder(vocabulary), StopMatcher(stop)
+        self._end_ids = end_ids
+        self._text = ""
+        self._is_finished = False
+
+    def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs: object) -> torch.Tensor:
+        token = int(input_ids[0, -1])
+        self._is_finished = token in self._end_ids
+        if not self._is_finished:
+            self._text += self._matcher.push(self._decoder.push(token))
+            self._is_finished = self._matcher.is_stopped
+        return torch.tensor([self._is_finished])
+
+    def answer(self) -> Answer:
+        rest = self._matcher.push(self._decoder.flush()) + self._matcher.flush()
+        return Answer(self._text + rest, self._is_finished)
 
 
 def _end_ids(model: Any, tokenizer: Any) -> list[int]:
