@@ -100,27 +100,35 @@ def test_the_command_line(
     model = f"model={stories / 'stories260K-f32.gguf'}"
     command = ["run", "--model", "wrinklefree", "--model_args", model, "--limit", "9"]
     tasks = ["--include_path", str(tmp_path), "--tasks", "wrinklefree_rte"]
-    ran = CliRunner().invoke(wf, ["lm-eval", *command, *tasks])
+    written = ["--output_path", str(tmp_path / "results")]
+    ran = CliRunner().invoke(wf, ["lm-eval", *command, *tasks, *written])
     assert ran.exit_code == 0, ran.output
     right = judged_by_us(stories, data_dir, ["rte"], "--limit", "9")["rte"]["metrics"]["acc"]
     assert f"|acc   |↑  |{right['value']:.4f}|" in ran.stdout
+    (results,) = (tmp_path / "results").rglob("results*.json")
+    assert json.loads(results.read_text())["config"]["num_truncated"] == 0
 
 
-def test_lm_evals_own_client_through_our_server(
-    lm_eval: Any, data_dir: Path, tmp_path: Path, wf_serve: Any
-) -> None:
+def write_byte_level_model(path: Path, data_dir: Path) -> None:
+    """A random model whose tokenizer cuts a text in the same places, alone (as we do with choices)
+    or together with the prompt (as lm-eval does)."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    # A byte-level tokenizer: lm-eval tokenizes prompt and choice together, we apart.
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(data_dir / "tokenizer_smollm2")
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
     config = LlamaConfig(
         vocab_size=len(tokenizer), num_hidden_layers=2, initializer_range=0.5, **shape
     )
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    LlamaForCausalLM(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+
+
+def test_lm_evals_own_client_through_our_server(
+    lm_eval: Any, data_dir: Path, tmp_path: Path, wf_serve: Any
+) -> None:
+    write_byte_level_model(tmp_path / "model", data_dir)
     write_tasks(tmp_path / "tasks", data_dir)
     with wf_serve(tmp_path / "model") as url:
         arguments = {
@@ -167,6 +175,55 @@ def test_texts_and_answers(lm_eval: Any, stories: Path, caplog: pytest.LogCaptur
     sampled = ask("generate_until", ("Once", {"do_sample": True, "temperature": 0.7}))
     with pytest.raises(UsageError, match="greedily"):
         model.generate_until(sampled)
+    assert model.get_model_info()["num_truncated"] == 0
     caplog.clear()
-    model.loglikelihood(ask("loglikelihood", (text, "time")))
-    assert "lost its front" in caplog.text
+    model.loglikelihood(ask("loglikelihood", (text, "time"), (text, "said"), ("Once", "upon")))
+    model.generate_until(ask("generate_until", (text, options)))
+    assert caplog.text.count("lost its front") == 1
+    assert model.get_model_info() == {
+        "model_backend": "engine",
+        "model_context": 512,
+        "num_truncated": 3,
+    }
+
+
+@pytest.mark.parametrize("backend", ["torch", "engine"])
+def test_without_a_begin_token_texts_are_scored_after_the_end_token(
+    lm_eval: Any, data_dir: Path, tmp_path: Path, backend: str
+) -> None:
+    """Qwen3's tokenizers have an end token alone."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    from wrinklefree.eval.lm_eval_model import WrinklefreeLM
+
+    write_byte_level_model(tmp_path, data_dir)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del settings["bos_token"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    ours = WrinklefreeLM(str(tmp_path), backend=backend)
+    theirs = HFLM(str(tmp_path), device="cpu", dtype="float32", batch_size=1)
+    assert theirs.prefix_token_id == 2
+    text = "Once upon a time, there was a little girl named Lily."
+    whole = [Instance("loglikelihood_rolling", {}, (text,), 0)]
+    (expected,) = theirs.loglikelihood_rolling(whole, disable_tqdm=True)
+    assert ours.loglikelihood_rolling(whole, disable_tqdm=True) == [pytest.approx(expected, 1e-4)]
+    after_nothing = [Instance("loglikelihood", {}, ("", "Once upon a"), 0)]
+    (expected, is_greedy) = theirs.loglikelihood(after_nothing, disable_tqdm=True)[0]
+    found = ours.loglikelihood(after_nothing, disable_tqdm=True)
+    assert found == [(pytest.approx(expected, 1e-4), is_greedy)]
+
+
+def test_a_server_that_tells_no_begin_token_cannot_score_whole_texts(
+    lm_eval: Any, scripted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.api.instance import Instance
+
+    from wrinklefree.errors import UsageError
+    from wrinklefree.eval import lm_eval_model
+
+    monkeypatch.setattr(scripted, "bos_id", None)
+    monkeypatch.setattr(lm_eval_model, "open_backend", lambda *_, **__: scripted())
+    model = lm_eval_model.WrinklefreeLM("http://some:1")
+    with pytest.raises(UsageError, match="give model=DIRECTORY"):
+        model.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("abc",), 0)])

@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 # NOTE: lm-eval registers its own models only while there are none, and ours is one.
 import lm_eval.models  # noqa: F401
@@ -49,6 +50,7 @@ class WrinklefreeLM(LM):  # type: ignore[misc]  # lm-eval has no types
         super().__init__()
         self._backend = open_backend(model, backend=backend, revision=revision)
         self._batch = 8 if str(batch_size).startswith("auto") else int(batch_size)
+        self._num_truncated = 0
 
     def loglikelihood(
         self, requests: Sequence[Instance], disable_tqdm: bool = False
@@ -58,7 +60,11 @@ class WrinklefreeLM(LM):  # type: ignore[misc]  # lm-eval has no types
         # The continuations of one context follow each other: its tokens are computed once.
         for context, group in groupby(requests, lambda request: request.args[0]):
             choices = [self._encode(request.args[1]) for request in group]
-            questions.append(self._question(self._context_ids(context), choices))
+            if not all(choices):
+                raise UsageError("an empty continuation has no likelihood")
+            longest = max(map(len, choices))
+            fitted = self._fitted(self._context_ids(context), longest, num_requests=len(choices))
+            questions.append(Question(fitted, choices))
         return self._score(questions, disable_tqdm)
 
     def loglikelihood_rolling(
@@ -86,7 +92,7 @@ class WrinklefreeLM(LM):  # type: ignore[misc]  # lm-eval has no types
                 raise UsageError("the model wrinklefree only generates greedily: do_sample=false")
             until = options.get("until") or []
             max_tokens = int(options.get("max_gen_toks", _MAX_TOKENS))
-            prompt = self._fitted(self._context_ids(context), max_tokens)
+            prompt = self._fitted(self._context_ids(context), max_tokens, num_requests=1)
             stop = [until] if isinstance(until, str) else list(until)
             (answer,) = self._backend.generate([prompt], max_tokens=max_tokens, stop=stop)
             answers.append(answer.text)
@@ -102,19 +108,22 @@ class WrinklefreeLM(LM):  # type: ignore[misc]  # lm-eval has no types
                 bar.update(len(part))
         return results
 
-    def _question(self, context: list[int], choices: list[list[int]]) -> Question:
-        if not all(choices):
-            raise UsageError("an empty continuation has no likelihood")
-        return Question(self._fitted(context, max(map(len, choices))), choices)
-
-    def _fitted(self, context: list[int], num_answer: int) -> list[int]:
-        """The context, or its end where it does not fit before an answer of so many tokens."""
+    def _fitted(self, context: list[int], num_answer: int, *, num_requests: int) -> list[int]:
+        """The context of so many requests, or its end where it does not fit before an answer of
+        `num_answer` tokens."""
         room = self._backend.max_context - num_answer
         fitted = shortened(context, room, self._backend.bos_id)
         if not fitted:
             raise UsageError(f"an answer of {num_answer} tokens leaves no room for its context")
         if fitted is not context:
-            log.warning("a context of %d tokens lost its front to fit", len(context))
+            if not self._num_truncated:
+                log.warning(
+                    "a context of %d tokens lost its front to fit in %d; "
+                    "`num_truncated` in the results counts such requests",
+                    len(context),
+                    self._backend.max_context,
+                )
+            self._num_truncated += num_requests
         return fitted
 
     def _encode(self, text: str) -> list[int]:
@@ -124,9 +133,23 @@ class WrinklefreeLM(LM):  # type: ignore[misc]  # lm-eval has no types
         return self._backend.encode(context, add_special=True) or [self._begin()]
 
     def _begin(self) -> int:
-        if self._backend.bos_id is None:
-            raise UsageError("the model has no begin-of-sequence token to score a whole text after")
-        return self._backend.bos_id
+        """What a whole text is scored after: the end token where there is no begin token, as
+        lm-eval's own models have it."""
+        for token in (self._backend.bos_id, self._backend.eos_id):
+            if token is not None:
+                return token
+        raise UsageError(
+            "a whole text is scored after a begin or end token, and this model has none (a server "
+            "tells no end token: give model=DIRECTORY or model=FILE.gguf)"
+        )
+
+    def get_model_info(self) -> dict[str, Any]:
+        """For the `config` of lm-eval's results, which asks after the last request."""
+        return {
+            "model_backend": self._backend.name,
+            "model_context": self._backend.max_context,
+            "num_truncated": self._num_truncated,
+        }
 
     @property
     def tokenizer_name(self) -> str:
