@@ -86,7 +86,7 @@ def test_a_stop_string_is_looked_for_in_the_answer_alone(stories: Path) -> None:
     expected = {
         ("time,",): Answer(whole, False),  # half of it is the prompt
         ("e was", "re w"): Answer(", the", True),  # the one that is complete first ends it
-        ("girl", "a little girl"): Answer(", there was ", True),  # of two that end there, the longer
+        ("girl", "a little girl"): Answer(", there was ", True),  # the longer of the two
         ("", "She"): Answer(", there was a little girl named Lily. ", True),  # "" is none
     }
     for stop, answer in expected.items():
