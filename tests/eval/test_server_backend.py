@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
@@ -24,7 +25,12 @@ WfServe = Callable[[Path], AbstractContextManager[str]]
 @pytest.fixture(scope="module", params=["float", "ternary"])
 def model(request: pytest.FixtureRequest, stories: Path, tmp_path_factory: Any) -> Path:
     if request.param == "float":
-        return stories
+        path = Path(tmp_path_factory.mktemp("model") / "float")
+        shutil.copytree(stories, path)
+        # Servers obey it where nobody asks for something else; an evaluation is greedy.
+        settings = {"eos_token_id": 2, "repetition_penalty": 3.0}
+        (path / "generation_config.json").write_text(json.dumps(settings))
+        return path
     module, tokenizer = load_teacher(stories)
     quantize_(module, QuantConfig(subln="none", lam=1.0))
     path = Path(tmp_path_factory.mktemp("model") / "ternary")
@@ -79,11 +85,12 @@ def test_scores_and_answers_are_those_of_the_engine(model: Path, url: str) -> No
             assert answers == engine.generate([prompt], max_tokens=30, stop=stop)
 
 
-def fake(monkeypatch: pytest.MonkeyPatch, answers: dict[str, list[httpx.Response]]) -> None:
-    """Every client meets these answers, per path one after the other."""
+def fake(monkeypatch: pytest.MonkeyPatch, answers: dict[str, list[Any]]) -> None:
+    """Every client meets these answers (or what they return), per path one after the other."""
 
     def answer(request: httpx.Request) -> httpx.Response:
-        return answers[request.url.path].pop(0)
+        found = answers[request.url.path].pop(0)
+        return found() if callable(found) else found
 
     real = httpx.Client
     monkeypatch.setattr(
@@ -115,6 +122,54 @@ def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ServerBackend("http://other:1").encode("a", add_special=True) == [7]
 
 
+@pytest.mark.parametrize("asked", ["soon", "-5", "1e9", ""])
+def test_a_strange_retry_after_is_no_error(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    busy = httpx.Response(429, headers={"Retry-After": asked})
+    fake(monkeypatch, {"/v1/models": [busy, httpx.Response(200, json=MODELS)]})
+    ServerBackend("http://other:1")
+    assert waited == [1.0]
+
+
+def raising(error: type[httpx.HTTPError], text: str) -> Callable[[], httpx.Response]:
+    def answer() -> httpx.Response:
+        raise error(text)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (raising(httpx.ConnectError, "Connection refused"), r"no answer \(Connection refused\)"),
+        (raising(httpx.ReadTimeout, ""), r"no answer \(ReadTimeout\)"),
+        (lambda: httpx.Response(404, json={"detail": "Not Found"}), "HTTP 404"),
+        (lambda: httpx.Response(502, text="<html>"), "HTTP 502"),
+        (lambda: httpx.Response(500, json={"error": {"message": "on fire"}}), "on fire"),
+        (lambda: httpx.Response(200, text="<html>"), "no JSON"),
+        (lambda: httpx.Response(200, json=[1]), "another form"),
+        (lambda: httpx.Response(200, json={"tokens": None, "choices": None}), "another form"),
+        (lambda: httpx.Response(200, json={"tokens": ["a"], "choices": [1]}), "another form"),
+    ],
+)
+def test_each_failure_of_a_server_is_one_line_with_its_address(
+    monkeypatch: pytest.MonkeyPatch, answer: Callable[[], httpx.Response], told: str
+) -> None:
+    answers = {"/tokenize": [answer], "/v1/completions": [answer, answer]}
+    fake(monkeypatch, {"/v1/models": [httpx.Response(200, json=MODELS)], **answers})
+    backend = ServerBackend("http://other:1")
+    asked = {
+        "/tokenize": lambda: backend.encode("a", add_special=True),
+        "/v1/completions": lambda: backend.generate([[1]], max_tokens=1),
+    }
+    for path, ask in asked.items():
+        with pytest.raises(WrinklefreeError, match=f"^http://other:1{path}: .*{told}"):
+            ask()
+    with pytest.raises(WrinklefreeError, match=f"{told}|does not echo"):
+        backend.logprobs([1, 2])
+
+
 def test_what_a_server_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = httpx.Response(401, json={"error": {"message": "give a key"}})
     fake(monkeypatch, {"/v1/models": [refused]})
@@ -123,7 +178,8 @@ def test_what_a_server_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_server_is_one_line() -> None:
-    with pytest.raises(UsageError, match="no server answers"):
-        open_backend("http://127.0.0.1:9")
+    for address in ("http://127.0.0.1:9", "http://[::1", "http://127.0.0.1:99999", "http://"):
+        with pytest.raises(UsageError, match="no server answers"):
+            open_backend(address)
     with pytest.raises(UsageError, match="--backend torch cannot"):
         open_backend("http://127.0.0.1:9", backend="torch")

@@ -19,8 +19,13 @@ from wrinklefree.engine.results import Score
 from wrinklefree.errors import UsageError, WrinklefreeError
 from wrinklefree.eval.backend import Answer, Question
 
-_TIMEOUT_S = 600.0  # one answer may wait for many others
+# One answer may wait for many others.
+_TIMEOUT = httpx.Timeout(600.0, connect=10.0)
 _MAX_TRIES = 100  # while the server says 429
+_LONGEST_WAIT_S = 60.0  # between two of them, whatever the server asks for
+
+# What reading an answer raises when it is not of the expected form.
+_BAD_FORM = (ValueError, TypeError, LookupError, AttributeError)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,24 +34,29 @@ Result = TypeVar("Result")
 class ServerBackend:
     """The model of a running server; questions of one call are asked at the same time.
 
-    Raises UsageError for an address where no such server is, WrinklefreeError when it refuses.
+    Raises UsageError for an address where no such server is; here and later WrinklefreeError when
+    it refuses, does not answer, or answers something else.
     """
 
     name = "server"
 
     def __init__(self, url: str) -> None:
-        base = url.rstrip("/").removesuffix("/v1")
+        self._url = url.rstrip("/").removesuffix("/v1")
         key = os.environ.get("OPENAI_API_KEY")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=base, headers=headers, timeout=_TIMEOUT_S)
         try:
-            entry = self._ask("GET", "/v1/models")["data"][0]
+            self._http = httpx.Client(base_url=self._url, headers=headers, timeout=_TIMEOUT)
+            models = self._answer("GET", "/v1/models")
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            raise UsageError(f"{url}: no server answers there ({_told(error)})") from None
+        try:
+            entry = models["data"][0]
             self._model = str(entry["id"])
             self.max_context = int(entry.get("context_length") or entry["max_model_len"])
-        except httpx.HTTPError as error:
-            raise UsageError(f"{url}: no server answers there ({error})") from None
-        except (KeyError, IndexError, TypeError, ValueError):
-            raise UsageError(f"{url}: /v1/models tells no model with its context length") from None
+        except _BAD_FORM:
+            raise UsageError(
+                f"{url}: /v1/models tells no model with its context length, as wf-serve and vLLM do"
+            ) from None
 
     @cached_property
     def bos_id(self) -> int | None:
@@ -60,7 +70,7 @@ class ServerBackend:
 
     def encode(self, text: str, *, add_special: bool) -> list[int]:
         body = {"model": self._model, "prompt": text, "add_special_tokens": add_special}
-        return list(self._ask("POST", "/tokenize", body)["tokens"])
+        return self._ask("/tokenize", body, lambda answer: [int(i) for i in answer["tokens"]])
 
     def score(self, questions: Sequence[Question]) -> list[list[Score]]:
         def ask(question: Question) -> list[Score]:
@@ -82,9 +92,10 @@ class ServerBackend:
         self, prompts: Sequence[list[int]], *, max_tokens: int, stop: Sequence[str] = ()
     ) -> list[Answer]:
         def ask(prompt: list[int]) -> Answer:
-            fields = {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
-            (choice,) = self._complete({**fields, "stop": list(stop)})
-            return Answer(choice["text"], choice["finish_reason"] == "stop")
+            # Servers take penalties that are not asked for from the model's generation_config.
+            plain = {"temperature": 0, "repetition_penalty": 1}
+            fields = {"prompt": prompt, "max_tokens": max_tokens, "stop": list(stop), **plain}
+            return self._complete(fields, _written)
 
         return _at_once(ask, prompts)
 
@@ -94,36 +105,59 @@ class ServerBackend:
     def _echo(self, rows: list[list[int]]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Per row the log-probability of each token but the first, and of the likeliest there."""
         fields = {"prompt": rows, "max_tokens": 0, "echo": True, "logprobs": 1}
-        choices = sorted(self._complete(fields), key=lambda choice: int(choice["index"]))
-        try:
-            scores = [_scored(choice["logprobs"]) for choice in choices]
-            if [len(logprobs) for logprobs, _ in scores] != [len(row) - 1 for row in rows]:
-                raise ValueError
-        except (KeyError, TypeError, ValueError):
-            # Mainline llama.cpp's server takes `echo` and ignores it.
-            raise WrinklefreeError(
-                "the server does not echo the prompt's log-probabilities, which scoring needs"
-            ) from None
-        return scores
 
-    def _complete(self, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        def read(choices: list[Any]) -> list[tuple[np.ndarray, np.ndarray]]:
+            choices = sorted(choices, key=lambda choice: int(choice["index"]))
+            try:
+                scores = [_scored(choice["logprobs"]) for choice in choices]
+                if [len(logprobs) for logprobs, _ in scores] != [len(row) - 1 for row in rows]:
+                    raise ValueError
+            except _BAD_FORM:
+                # Mainline llama.cpp's server takes `echo` and ignores it.
+                raise WrinklefreeError(
+                    "the server does not echo the prompt's log-probabilities, which scoring needs"
+                ) from None
+            return scores
+
+        return self._complete(fields, read)
+
+    def _complete(self, fields: dict[str, Any], read: Callable[[list[Any]], Result]) -> Result:
         body = {"model": self._model, **fields}
-        return list(self._ask("POST", "/v1/completions", body)["choices"])
+        return self._ask("/v1/completions", body, lambda answer: read(list(answer["choices"])))
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _ask(self, path: str, body: dict[str, Any], read: Callable[[Any], Result]) -> Result:
+        """What `read` makes of the answer's JSON."""
+        try:
+            return read(self._answer("POST", path, body))
+        except httpx.HTTPError as error:
+            raise WrinklefreeError(f"{self._url}{path}: no answer ({_told(error)})") from None
+        except _BAD_FORM:
+            raise WrinklefreeError(
+                f"{self._url}{path}: an answer in another form than wf-serve's and vLLM's"
+            ) from None
+
+    def _answer(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         for _ in range(_MAX_TRIES):
             answer = self._http.request(method, path, json=body)
             if answer.status_code != 429:
                 break
-            time.sleep(float(answer.headers.get("Retry-After", 1)))
+            time.sleep(_wait_s(answer))
         if answer.status_code != 200:
-            raise WrinklefreeError(f"{path} of the server: {_reason(answer)}")
-        return dict(answer.json())
+            raise WrinklefreeError(f"{self._url}{path}: {_reason(answer)}")
+        try:
+            return answer.json()
+        except ValueError:
+            raise WrinklefreeError(f"{self._url}{path}: the answer is no JSON") from None
 
 
 def _at_once(ask: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     with ThreadPoolExecutor(max(len(items), 1)) as pool:
         return list(pool.map(ask, items))
+
+
+def _written(choices: list[Any]) -> Answer:
+    (choice,) = choices
+    return Answer(str(choice["text"]), choice["finish_reason"] == "stop")
 
 
 def _scored(logprobs: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -132,8 +166,17 @@ def _scored(logprobs: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     return chosen, np.array(best, dtype=np.float64)
 
 
+def _wait_s(answer: httpx.Response) -> float:
+    asked = answer.headers.get("Retry-After", "")
+    return min(float(asked), _LONGEST_WAIT_S) if asked.isdecimal() else 1.0
+
+
 def _reason(answer: httpx.Response) -> str:
     try:
         return str(answer.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
+    except _BAD_FORM:
         return f"HTTP {answer.status_code}"
+
+
+def _told(error: Exception) -> str:
+    return str(error) or type(error).__name__
