@@ -82,6 +82,19 @@ def test_articles_are_cut_and_summaries_are_not(
     assert rows.lengths.max() > 240  # not much room is wasted
 
 
+@pytest.mark.parametrize("start", ["", "Beijing, May 1 "])
+def test_an_article_without_spaces_keeps_what_fits(start: str, data_dir: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(data_dir / "tokenizer_smollm2")
+    record = SummaryRecord(start + "今天北京的天气很好，孩子们在公园里玩耍。" * 40, " 好")
+    rows = tokenize([record], tokenizer, max_length=128)
+    assert rows.truncated == 1
+    assert rows.lengths[0] > 100  # what fits is estimated
+    tokens, targets, _ = rows.row(0)
+    prompt = tokenizer.decode(tokens[: np.flatnonzero(targets != IGNORE)[0] + 1])
+    kept = prompt.removeprefix("Article: ").removesuffix("\nSummary:")
+    assert record.article.startswith(kept)  # whole characters
+
+
 def test_a_summary_that_leaves_no_room_is_skipped(tokenizer: PreTrainedTokenizerBase) -> None:
     long = SummaryRecord("A dog ran.", " word" * 60)
     short = SummaryRecord("A dog ran. " * 30, " A dog")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORE = -100
+MAX_WORD = 20  # characters; what is longer is text without spaces, or a link, and may be cut
 
 Int32Array = npt.NDArray[np.int32]
 Encodable = TextRecord | PairRecord | SummaryRecord | RenderedChat
@@ -151,9 +152,16 @@ def fit_summary(
     kept = len(record.article)
     while len(prompt) > room and kept > 0:
         kept = min(kept - 1, max(0, kept * room // len(prompt)))
-        kept = len(record.article[:kept].rstrip().rpartition(" ")[0])
+        kept = _end_of_words(record.article, kept)
         prompt = encode(record.prompt(kept))
     return prompt
+
+
+def _end_of_words(article: str, kept: int) -> int:
+    """`kept`, or less so that no word is cut; text without spaces ends at any character."""
+    text = article[:kept].rstrip()
+    space = text.rfind(" ", max(0, len(text) - MAX_WORD))
+    return space if space >= 0 else len(text)
 
 
 def renderable(
