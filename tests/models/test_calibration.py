@@ -16,6 +16,7 @@ from wrinklefree.models import (
     set_lambda,
 )
 from wrinklefree.models.blend import Blend
+from wrinklefree.models.calibration import CalibrationRows
 from wrinklefree.models.surgery import bit_linears
 
 METHODS = ("least_squares", "median_rms", "mean_rms", "unit")
@@ -88,7 +89,7 @@ def test_batching_and_padding_change_nothing(make_model, tokens, method):
     padding = torch.full((1, 5), 7)
     rows = [torch.cat([row[None], padding], dim=1) for row in tokens]
     mask = torch.arange(16)[None] < 11
-    calibrate_subln_(model, [(row, mask) for row in rows], method=method)
+    calibrate_subln_(model, [CalibrationRows(row, mask) for row in rows], method=method)
     for name, gain in gains(model).items():
         torch.testing.assert_close(gain, whole[name], atol=1e-6, rtol=1e-4)
 
@@ -146,5 +147,6 @@ def test_bad_calls_are_refused(make_model, tokens):
     quantize_(model)
     with pytest.raises(UsageError, match="did you mean 'median_rms'"):
         calibrate_subln_(model, [tokens], method="median_rm")
+    nothing = torch.zeros_like(tokens, dtype=torch.bool)
     with pytest.raises(UsageError, match="at least one token"):
-        calibrate_subln_(model, [(tokens, torch.zeros_like(tokens))])
+        calibrate_subln_(model, [CalibrationRows(tokens, nothing)])

@@ -10,8 +10,14 @@ import torch
 from wrinklefree import reference
 from wrinklefree.errors import UsageError
 from wrinklefree.models import QuantConfig, quantize_, set_lambda
+from wrinklefree.models.calibration import CalibrationRows
 from wrinklefree.models.surgery import bit_linears
 from wrinklefree.models.weight_calibration import _masters, _two_levels, calibrate_weights_
+
+
+def all_of(tokens):
+    """Rows without padding."""
+    return CalibrationRows(tokens, torch.ones_like(tokens, dtype=torch.bool))
 
 
 def hidden_distance(model, teacher, tokens):
@@ -30,9 +36,7 @@ def test_codes_come_nearer_to_the_teacher(make_model, family, subln):
     quantize_(rounded, QuantConfig(subln=subln))
     solved = copy.deepcopy(rounded)
     done = []
-    errors = calibrate_weights_(
-        solved, teacher, tokens, torch.ones_like(tokens, dtype=torch.bool), progress=done.append
-    )
+    errors = calibrate_weights_(solved, teacher, all_of(tokens), progress=done.append)
     assert done == [1, 2, 3]
     assert len(errors) == 3 * 7
     assert all(0 <= error < 1 for error in errors.values())
@@ -45,14 +49,13 @@ def test_codes_come_nearer_to_the_teacher(make_model, family, subln):
 def test_padding_does_not_count(make_model):
     teacher = make_model()
     tokens = torch.randint(0, 97, (8, 16), generator=torch.Generator().manual_seed(1))
-    is_token = torch.ones_like(tokens, dtype=torch.bool)
     padded = torch.cat([tokens, torch.full((8, 5), 3)], dim=1)
-    is_token_padded = torch.cat([is_token, torch.zeros(8, 5, dtype=torch.bool)], dim=1)
+    is_token = (torch.arange(21) < 16).expand(8, 21)
     models = [copy.deepcopy(teacher) for _ in range(2)]
     for model in models:
         quantize_(model)
-    plain = calibrate_weights_(models[0], teacher, tokens, is_token)
-    masked = calibrate_weights_(models[1], teacher, padded, is_token_padded)
+    plain = calibrate_weights_(models[0], teacher, all_of(tokens))
+    masked = calibrate_weights_(models[1], teacher, CalibrationRows(padded, is_token))
     assert masked == pytest.approx(plain, rel=1e-3)
 
 
@@ -63,7 +66,7 @@ def test_it_helps_a_real_model(stories):
     solved = copy.deepcopy(rounded)
     start = torch.ones(32, 1, dtype=torch.long)  # begin of text
     tokens = teacher.generate(start, max_new_tokens=31, do_sample=True)
-    calibrate_weights_(solved, teacher, tokens, torch.ones_like(tokens, dtype=torch.bool))
+    calibrate_weights_(solved, teacher, all_of(tokens))
     before, after = (hidden_distance(m, teacher, tokens) for m in (rounded, solved))
     assert after < 0.6 * before
 
@@ -94,7 +97,7 @@ def test_a_layer_without_signal_stays_finite(make_model):
     model = copy.deepcopy(teacher)
     quantize_(model)
     tokens = torch.randint(0, 97, (8, 16))
-    calibrate_weights_(model, teacher, tokens, torch.ones_like(tokens, dtype=torch.bool))
+    calibrate_weights_(model, teacher, all_of(tokens))
     assert all(linear.weight.isfinite().all() for linear in bit_linears(model))
     assert model(tokens).logits.isfinite().all()
 
@@ -104,11 +107,12 @@ def test_wrong_use_is_refused(make_model):
     model = copy.deepcopy(teacher)
     quantize_(model)
     tokens = torch.ones(1, 4, dtype=torch.long)
+    nothing = torch.zeros_like(tokens, dtype=torch.bool)
     with pytest.raises(UsageError, match="token"):
-        calibrate_weights_(model, teacher, tokens, torch.zeros_like(tokens, dtype=torch.bool))
+        calibrate_weights_(model, teacher, CalibrationRows(tokens, nothing))
     other = make_model(num_hidden_layers=2)
     with pytest.raises(UsageError, match="layers"):
-        calibrate_weights_(model, other, tokens, torch.ones_like(tokens, dtype=torch.bool))
+        calibrate_weights_(model, other, all_of(tokens))
     set_lambda(model, 0.5)
     with pytest.raises(UsageError, match="lambda 1"):
-        calibrate_weights_(model, teacher, tokens, torch.ones_like(tokens, dtype=torch.bool))
+        calibrate_weights_(model, teacher, all_of(tokens))

@@ -20,23 +20,47 @@ from wrinklefree.models.subln import SubLN
 from wrinklefree.models.surgery import get_lambda, set_lambda
 
 CalibrationMethod = Literal["least_squares", "median_rms", "mean_rms", "unit"]
-# Token ids [B, L], or a pair of them and a [B, L] mask that is True for tokens that count.
-CalibrationBatch = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
 # Pull of least squares towards the median, in tokens of unit variance per real token. Without it,
 # channels that are nearly silent follow a few outlier tokens: measured in docs/models.md.
 RIDGE = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class CalibrationRows:
+    """Token ids, and what tells padding and documents apart."""
+
+    tokens_BL: torch.Tensor
+    is_token_BL: torch.Tensor  # bool, False for padding
+    # Both as in run_layer, for rows with several documents: none may attend to another.
+    position_ids: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> CalibrationRows:
+        """The same rows on a device."""
+        apart = (self.position_ids, self.attention_mask)
+        return CalibrationRows(
+            self.tokens_BL.to(device),
+            self.is_token_BL.to(device),
+            *(None if tensor is None else tensor.to(device) for tensor in apart),
+        )
+
+    def run_layer(self, model: PreTrainedModel, index: int, x_BLD: torch.Tensor) -> torch.Tensor:
+        """Output [B, L, D] of transformer block `index`, where the rows' states are x_BLD."""
+        mask = self.is_token_BL if self.attention_mask is None else self.attention_mask
+        return run_layer(model, index, x_BLD, position_ids=self.position_ids, attention_mask=mask)
+
+
 @torch.no_grad()
 def calibrate_subln_(
     model: PreTrainedModel,
-    batches: Iterable[CalibrationBatch],
+    batches: Iterable[torch.Tensor | CalibrationRows],
     *,
     method: CalibrationMethod = "least_squares",
 ) -> dict[str, float]:
     """Set the gain of every SubLN from calibration text; returns each norm's relative error.
 
+    A batch that is a tensor is token ids [B, L], no padding, one document a row.
     x is a norm's input in the float model, m the median of rms(x) over all tokens:
       unit: 1.  mean_rms: the mean of rms(x).  median_rms: m.
       least_squares: layer after layer, with y the normed input of the model whose earlier norms
@@ -54,7 +78,7 @@ def calibrate_subln_(
     if not names:
         raise UsageError("the model has no SubLN norms to calibrate")
     texts = [_embed(model, batch) for batch in batches]
-    if not any(text.is_token_BL.any() for text in texts):
+    if not any(text.rows.is_token_BL.any() for text in texts):
         raise UsageError("calibration needs at least one token")
 
     errors: dict[str, float] = {}
@@ -105,15 +129,14 @@ class _Text:
     """Hidden states of one batch on their way through the layers."""
 
     x_BLD: torch.Tensor
-    is_token_BL: torch.Tensor
+    rows: CalibrationRows
 
 
-def _embed(model: PreTrainedModel, batch: CalibrationBatch) -> _Text:
-    tokens_BL, is_token_BL = batch if isinstance(batch, tuple) else (batch, None)
-    if is_token_BL is None:
-        is_token_BL = torch.ones_like(tokens_BL, dtype=torch.bool)
-    embedding = model.get_input_embeddings()
-    return _Text(embedding(tokens_BL.to(model.device)), is_token_BL.to(model.device).bool())
+def _embed(model: PreTrainedModel, batch: torch.Tensor | CalibrationRows) -> _Text:
+    if isinstance(batch, torch.Tensor):
+        batch = CalibrationRows(batch, torch.ones_like(batch, dtype=torch.bool))
+    rows = batch.to(model.device)
+    return _Text(model.get_input_embeddings()(rows.tokens_BL), rows)
 
 
 def _run(
@@ -125,18 +148,18 @@ def _run(
     for text in texts:
         handles = [
             norm.register_forward_pre_hook(
-                lambda module, inputs, mask=text.is_token_BL: seen[module].append(
+                lambda module, inputs, mask=text.rows.is_token_BL: seen[module].append(
                     inputs[0][mask].float()
                 )
             )
             for norm in norms
         ]
         try:
-            y_BLD = run_layer(model, index, text.x_BLD, attention_mask=text.is_token_BL)
+            y_BLD = text.rows.run_layer(model, index, text.x_BLD)
         finally:
             for handle in handles:
                 handle.remove()
-        outputs.append(_Text(y_BLD, text.is_token_BL))
+        outputs.append(_Text(y_BLD, text.rows))
     return outputs, {norm: torch.cat(inputs) for norm, inputs in seen.items()}
 
 

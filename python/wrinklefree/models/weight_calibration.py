@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 from wrinklefree import ops
 from wrinklefree.errors import UsageError
 from wrinklefree.models.bitlinear import MIN_SCALE, BitLinear
-from wrinklefree.models.calibration import least_squares_gain
-from wrinklefree.models.decoder import decoder_layers, run_layer
+from wrinklefree.models.calibration import CalibrationRows, least_squares_gain
+from wrinklefree.models.decoder import decoder_layers
 from wrinklefree.models.surgery import get_lambda
 
 # Shares of the mean diagonal of the inputs' Gram matrix that are added to it, for least squares
@@ -39,8 +39,7 @@ ATTENTION_OUT, MLP_NORM, MLP_OUT = "self_attn.o_proj", "post_attention_layernorm
 def calibrate_weights_(
     model: PreTrainedModel,
     teacher: PreTrainedModel,
-    tokens_BL: torch.Tensor,
-    is_token_BL: torch.Tensor,
+    rows: CalibrationRows,
     *,
     progress: Callable[[int], None] = lambda layers: None,
 ) -> dict[str, float]:
@@ -56,21 +55,22 @@ def calibrate_weights_(
     layers, teacher_layers = decoder_layers(model), decoder_layers(teacher)
     if len(layers) != len(teacher_layers):
         raise UsageError(f"the teacher has {len(teacher_layers)} layers, the model {len(layers)}")
+    is_token_BL = rows.is_token_BL
     if not is_token_BL.any():
         raise UsageError("calibration needs at least one token")
     model_was_training, teacher_was_training = model.training, teacher.training
     model.train(False)
     teacher.train(False)
-    x_BLD = model.get_input_embeddings()(tokens_BL)
-    goal_BLD = teacher.get_input_embeddings()(tokens_BL)
+    x_BLD = model.get_input_embeddings()(rows.tokens_BL)
+    goal_BLD = teacher.get_input_embeddings()(rows.tokens_BL)
     errors: dict[str, float] = {}
     for index, layer in enumerate(layers):
         with _recorded(teacher_layers[index], is_token_BL) as goal:
-            goal_BLD = run_layer(teacher, index, goal_BLD, attention_mask=is_token_BL)
+            goal_BLD = rows.run_layer(teacher, index, goal_BLD)
         goal.stream[MLP_OUT] = goal_BLD[is_token_BL]
         solver = _Solver(goal, is_token_BL, before_TD=x_BLD[is_token_BL])
         with solver.attached(layer):
-            x_BLD = run_layer(model, index, x_BLD, attention_mask=is_token_BL)
+            x_BLD = rows.run_layer(model, index, x_BLD)
         errors |= {f"layers.{index}.{name}": error for name, error in solver.errors.items()}
         progress(index + 1)
     model.train(model_was_training)

@@ -19,6 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from wrinklefree.data.loader import Batch
 from wrinklefree.errors import UsageError
 from wrinklefree.models.attention_states import capture_attention
+from wrinklefree.models.calibration import CalibrationRows
 from wrinklefree.training.head_loss import HeadInput
 
 QKV = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # each [B, H, L, N]
@@ -54,6 +55,13 @@ def decode(
         )
     layers = tuple(output.hidden_states[1:]) if with_layers else ()
     return Hidden(output.last_hidden_state, layers, relation)
+
+
+def calibration_rows_of(batch: Batch, config: PretrainedConfig) -> CalibrationRows:
+    """The batch as calibration runs it, layer by layer: with documents apart as in `decode`."""
+    mask = _attention_mask(batch, config)
+    positions = None if mask is None else batch.positions_BL
+    return CalibrationRows(batch.tokens_BL, batch.is_token_BL, positions, mask)
 
 
 def _attention_mask(batch: Batch, config: PretrainedConfig) -> torch.Tensor | None:

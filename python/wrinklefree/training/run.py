@@ -23,6 +23,7 @@ from wrinklefree.training.compute import check_compiler, checkpoint_activations
 from wrinklefree.training.dealing import StreamPart
 from wrinklefree.training.distributed import current_world
 from wrinklefree.training.evaluation import Evaluation
+from wrinklefree.training.forward import calibration_rows_of
 from wrinklefree.training.inputs import Inputs, num_steps, open_inputs
 from wrinklefree.training.interrupt import StopRequest
 from wrinklefree.training.metrics import MetricsLog
@@ -148,7 +149,7 @@ def _calibrate_weights(student: Student, training: GradientConfig, rows: TokenRo
         if layers % math.ceil(num_layers / CALIBRATION_LINES) == 0 or layers == num_layers:
             log.info("solved the ternary weights of %d/%d layers", layers, num_layers)
 
-    calibrate_weights_(model, teacher, batch.tokens_BL, batch.is_token_BL, progress=tell)
+    calibrate_weights_(model, teacher, calibration_rows_of(batch, model.config), progress=tell)
 
 
 def _load_teacher(training: GradientConfig, student: Student) -> PreTrainedModel:

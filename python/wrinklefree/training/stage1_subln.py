@@ -19,6 +19,7 @@ from wrinklefree.models.manifest import Manifest
 from wrinklefree.models.quant_config import QuantConfig
 from wrinklefree.models.surgery import quantize_
 from wrinklefree.training import checkpointing, continuity
+from wrinklefree.training.forward import calibration_rows_of
 from wrinklefree.training.inputs import open_inputs
 from wrinklefree.training.student import load_float
 
@@ -49,10 +50,8 @@ def run(config: RunConfig) -> Path:
     errors: dict[str, float] = {}
     if config.model.subln != "none":
         with contextlib.closing(inputs.loader) as loader:
-            batches = [next(loader) for _ in range(num_batches)]
-        errors = calibrate_subln_(
-            model, [(b.tokens_BL, b.is_token_BL) for b in batches], method=stage.calibration
-        )
+            batches = [calibration_rows_of(next(loader), model.config) for _ in range(num_batches)]
+        errors = calibrate_subln_(model, batches, method=stage.calibration)
     continuity.verify(model, before, config.model.path)
     log.info("inserted %d SubLN norms; lambda 0 still computes the float model", len(errors))
 
