@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import httpx
 import pytest
 from click.testing import CliRunner
@@ -82,6 +84,25 @@ def test_a_misspelled_option(model: Path) -> None:
     code, line = refusal(model, "--treads", 2)
     assert code == 2
     assert "--threads" in line
+
+
+def test_the_documentation_lists_the_options() -> None:
+    text = (Path(__file__).parents[2] / "docs/serve.md").read_text("utf-8")
+    table = text.partition("## Options\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `--")]
+    names = {name for cell, _ in rows for name in re.findall(r"--[a-z-]+", cell)}
+    options = {
+        max(parameter.opts, key=len): parameter
+        for parameter in main.get_params(click.Context(main))
+        if isinstance(parameter, click.Option)
+    }
+    assert names == set(options)
+    for cell, default in rows:
+        shown = re.fullmatch(r" `(.*)` ", default)
+        for name in re.findall(r"--[a-z-]+", cell):
+            assert (shown and shown[1]) == (
+                str(options[name].default) if options[name].show_default else None
+            ), name
 
 
 def test_it_greets_serves_and_drains(model: Path, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ PACKAGES = ("fastapi", "llguidance", "prometheus_client", "pydantic", "uvicorn")
 @click.command(cls=Command, epilog=EXAMPLES)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--model-name", help="In /v1/models and requests; default: the name of MODEL.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Default: what this process may use.")
 @click.option("--context", type=click.IntRange(min=2), help="Tokens; default: the model's own.")
@@ -59,6 +60,12 @@ PACKAGES = ("fastapi", "llguidance", "prometheus_client", "pydantic", "uvicorn")
     help="Answers generated at the same time.",
 )
 @click.option(
+    "--kv-memory",
+    type=click.IntRange(min=1),
+    help="MiB for keys and values of running answers; default: 80 % of the memory that is free "
+    "after the load, less the prefix cache.",
+)
+@click.option(
     "--max-queue",
     type=click.IntRange(min=0),
     default=64,
@@ -77,12 +84,14 @@ PACKAGES = ("fastapi", "llguidance", "prometheus_client", "pydantic", "uvicorn")
 def main(
     model: Path,
     host: str,
+    model_name: str | None,
     port: int,
     threads: int | None,
     context: int | None,
     kv_cache: KvCache,
     api_key_file: Path | None,
     parallel: int,
+    kv_memory: int | None,
     max_queue: int,
     prefix_cache: int,
 ) -> None:
@@ -90,11 +99,13 @@ def main(
 
     Speaks OpenAI's /v1/chat/completions and /v1/completions; the chat page is at /.
     """
+    from wrinklefree.serve.free_memory import free_bytes
+    from wrinklefree.serve.kv_memory import fitting
     from wrinklefree.serve.settings import Settings
 
     check_packages()
     settings = Settings(
-        model_name=model.resolve().name.removesuffix(".gguf"),
+        model_name=chosen_name(model, model_name),
         host=host,
         api_keys=(*keys_of_environment(), *(read_keys(api_key_file) if api_key_file else ())),
         parallel=parallel,
@@ -111,7 +122,25 @@ def main(
         listen(host, port) as listener,
         load(model, threads=threads, context=context, kv_cache=kv_cache) as llm,
     ):
+        settings, note = fitting(
+            settings,
+            context=llm.info["context_length"],
+            bytes_per_token=llm.info["kv_bytes_per_token"],
+            free_bytes=free_bytes(),
+            wanted_bytes=None if kv_memory is None else kv_memory << 20,
+        )
+        if note is not None:
+            click.echo(note)
         run(llm, settings, listener)
+
+
+def chosen_name(model: Path, name: str | None) -> str:
+    """The name of the model; raises UsageError for one that a request could hardly spell."""
+    if name is None:
+        return model.resolve().name.removesuffix(".gguf")
+    if not name.strip() or not name.isprintable():
+        raise UsageError(f"--model-name {name!r}: give printable characters")
+    return name
 
 
 def check_packages() -> None:

@@ -146,7 +146,7 @@ def _add_generation_routes(
         grammar = None
         if has_form(asked):
             grammar = await threads.compile(lambda: grammar_of(grammars, asked))
-        makers = generation_makers(model, asked, prompts, grammar)
+        makers = generation_makers(model, settings, asked, prompts, grammar)
         job = Job(worker, makers, num_prompt_tokens=sum(map(len, prompts)))
         request.state.job = job  # for the log
         head = (settings.model_name, model.tokenizer, asked.alternatives)

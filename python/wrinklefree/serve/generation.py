@@ -10,6 +10,7 @@ from typing import Any, Literal
 from wrinklefree.engine import SamplingParams
 from wrinklefree.serve.grammar import Grammar
 from wrinklefree.serve.model import Token
+from wrinklefree.serve.settings import whole_pages
 from wrinklefree.serve.streaming import Delta, TextStream
 
 FinishReason = Literal["stop", "length", "cancelled", "failed"]
@@ -77,6 +78,11 @@ class Generation:
     def max_length(self) -> int:
         """Tokens that it may become, prompt included."""
         return len(self.prompt) + self.max_tokens
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens whose memory it may take."""
+        return whole_pages(self.max_length)
 
     @property
     def num_generated(self) -> int:

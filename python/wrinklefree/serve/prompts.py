@@ -18,6 +18,7 @@ from wrinklefree.serve.protocol import (
     GenerationRequest,
     TextFormat,
 )
+from wrinklefree.serve.settings import Settings
 from wrinklefree.serve.streaming import TextStream
 
 # Fields of a request that the model's files may have a default for.
@@ -119,6 +120,7 @@ def sampling_of(request: GenerationRequest, model: ServedModel, *, choice: int) 
 
 def generation_makers(
     model: ServedModel,
+    settings: Settings,
     request: GenerationRequest,
     prompts: Sequence[list[int]],
     grammar: Grammar | None = None,
@@ -129,13 +131,15 @@ def generation_makers(
 
     def maker(prompt: list[int], choice: int) -> MakeGeneration:
         room, limit = model.context_length - len(prompt), request.token_limit
+        if limit is None:
+            limit = settings.default_max_tokens(len(prompt))
         sampling = sampling_of(request, model, choice=choice)
 
         def make(emit: Callable[[Event], None]) -> Generation:
             return Generation(
                 prompt=prompt,
                 sampling=sampling,
-                max_tokens=room if limit is None else min(limit, room),
+                max_tokens=min(limit, room),
                 end_ids=rule.ids,
                 text=TextStream(model.tokenizer, rule.texts),
                 emit=emit,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+KV_PAGE = 32  # tokens for which the engine takes memory at once: kKvPage in csrc/core/layout/kv.h
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -16,6 +17,8 @@ class Settings:
     api_keys: tuple[str, ...] = ()
     parallel: int = 4
     """Generations that share each engine step; every one holds a KV cache."""
+    kv_tokens: int = 1 << 62
+    """Tokens, of all running answers together, whose keys and values fit in memory."""
     max_queue: int = 64
     """Generations that may wait for a slot; more are refused with 429."""
     prefix_cache_bytes: int = 256 << 20
@@ -38,3 +41,19 @@ class Settings:
     def capacity(self) -> int:
         """Generations that may be in the server at once, running and waiting."""
         return self.parallel + self.max_queue
+
+    @property
+    def kv_share(self) -> int:
+        """Tokens of one answer where `parallel` of them share the memory evenly."""
+        return self.kv_tokens // self.parallel // KV_PAGE * KV_PAGE
+
+    def default_max_tokens(self, num_prompt_tokens: int) -> int:
+        """Of an answer whose request has no limit: what its share leaves, at least a quarter of
+        the share, as far as the memory has that much."""
+        fair = max(self.kv_share - num_prompt_tokens, self.kv_share // 4)
+        return max(1, min(fair, self.kv_tokens - num_prompt_tokens))
+
+
+def whole_pages(num_tokens: int) -> int:
+    """So many tokens take the memory of how many?"""
+    return -(-num_tokens // KV_PAGE) * KV_PAGE

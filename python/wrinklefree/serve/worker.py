@@ -85,6 +85,14 @@ class Worker:
         """
         if len(generations) > self._settings.capacity:
             raise bad_request(f"n: this server holds {self._settings.capacity} choices", param="n")
+        for generation in generations:
+            if generation.kv_tokens > self._settings.kv_tokens:
+                raise bad_request(
+                    f"max_tokens: prompt and answer may become {generation.max_length} tokens, "
+                    f"but the memory of this server holds {self._settings.kv_tokens}",
+                    param="max_tokens",
+                    code="memory_exceeded",
+                )
         with self._wake:
             if self._is_stopping or self._is_closed:
                 raise shutting_down()
@@ -136,11 +144,18 @@ class Worker:
 
     def _admit(self) -> None:
         with self._wake:
-            while self._waiting and len(self._running) < self._settings.parallel:
+            while self._waiting and self._has_room_for(self._waiting[0]):
                 self._waiting[0].started = time.perf_counter()
                 self._running.append(self._waiting.popleft())
         self.metrics.running.set(self.num_running)
         self.metrics.waiting.set(self.num_waiting)
+
+    def _has_room_for(self, generation: Generation) -> bool:
+        """Whether another one may run. First come, first served: one that needs much memory is not
+        overtaken by those that need little."""
+        taken = sum(other.kv_tokens for other in self._running)
+        is_place = len(self._running) < self._settings.parallel
+        return is_place and taken + generation.kv_tokens <= self._settings.kv_tokens
 
     def _open(self, generation: Generation) -> bool:
         """Opens a slot, on top of what another one holds of the prompt; False if there is none yet,
