@@ -108,7 +108,9 @@ def test_both_stop_at_a_signal_and_one_goes_on(
     assert together.returncode != 0
     done = len(read_metrics(out))
     assert 3 <= done < 20
-    assert (out / "state").is_dir()
+    # Each process writes the moments that it alone holds.
+    files = list((out / "state" / "optimizer").glob("*.safetensors"))
+    assert len(files) == (2 if kind == "fsdp2" else 1)
     run("stage2_pretrain", out, *stage[1:])
     assert not (out / "state").exists()
     losses = [entry["loss"] for entry in read_metrics(out)]

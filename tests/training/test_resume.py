@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -16,12 +17,14 @@ import click
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from wrinklefree.cli import convert, serve
 from wrinklefree.cli import eval as evaluate
-from wrinklefree.errors import UsageError
+from wrinklefree.errors import FormatError, UsageError
+from wrinklefree.training import checkpointing
 from wrinklefree.training.metrics import MetricsLog
+from wrinklefree.training.trainer import Trainer
 
 Metrics = Callable[..., list[dict[str, Any]]]
 Run = Callable[..., Path]
@@ -113,6 +116,55 @@ def test_an_interrupted_run_continues_bit_for_bit(
     for name, tensor in load_file(parts / "model.safetensors").items():
         assert torch.equal(tensor, expected[name]), name
     assert not (parts / "state").exists()
+
+
+def test_a_stop_does_not_wait_for_the_whole_step_and_a_second_sigterm_not_for_nothing(
+    run: Run,
+    random_models: dict[str, str],
+    parent: Path,
+    corpus: str,
+    tmp_path: Path,
+    read_metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """int8_grad draws random numbers in the backward pass: those of the dropped micro-batches are
+    drawn again."""
+    given = (
+        *settings(random_models["llama"], parent, corpus),
+        *("training.accumulation=3", "training.int8_grad=true", "training.lambda_ramp=0"),
+        *("data.max_length=32", "training.batch_size=2"),
+    )
+    whole = run("stage3_distill", tmp_path / "whole", *given)
+    forward_passes = 0
+    original_terms, original_write = Trainer._terms, checkpointing.write_artifact
+
+    def terms(self: Trainer, *args: Any) -> Any:
+        nonlocal forward_passes
+        forward_passes += 1
+        if forward_passes == 3 * 5 + 2:
+            signal.raise_signal(signal.SIGTERM)
+        return original_terms(self, *args)
+
+    def write(*args: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)  # torchrun and schedulers repeat it
+        return original_write(*args)
+
+    parts = tmp_path / "parts"
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_terms", terms)
+        patched.setattr(checkpointing, "write_artifact", write)
+        with pytest.raises(KeyboardInterrupt):
+            run("stage3_distill", parts, *given)
+    assert forward_passes == 3 * 5 + 2
+    assert json.loads((parts / "state" / "progress.json").read_text())["step"] == 5
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpointing, "write_artifact", write)  # and during the last save
+        run("stage3_distill", parts, *given)
+    assert losses(read_metrics(parts)) == losses(read_metrics(whole))
+    expected = load_file(whole / "model.safetensors")
+    for name, tensor in load_file(parts / "model.safetensors").items():
+        assert torch.equal(tensor, expected[name]), name
 
 
 def test_a_killed_run_continues_from_its_last_checkpoint_bit_for_bit(
@@ -275,6 +327,29 @@ def test_no_other_command_takes_an_unfinished_run(unfinished: Path, corpus: str)
     shutil.rmtree(unfinished / "state")
     for command, arguments in commands[:-1]:
         assert outcome(command, arguments)[0] == 0
+
+
+@pytest.mark.parametrize("size", [0, 20, 5000])
+def test_damaged_moments_are_told(
+    unfinished: Path, run: Run, random_models: dict[str, str], parent: Path, corpus: str, size: int
+) -> None:
+    (moments,) = (unfinished / "state" / "optimizer").iterdir()
+    os.truncate(moments, size)
+    given = settings(random_models["llama"], parent, corpus)
+    with pytest.raises(FormatError, match=r"optimizer is damaged .*resume=never"):
+        run("stage3_distill", unfinished, *given)
+
+
+def test_moments_of_another_model_are_told(
+    unfinished: Path, run: Run, random_models: dict[str, str], parent: Path, corpus: str
+) -> None:
+    (moments,) = (unfinished / "state" / "optimizer").iterdir()
+    tensors = load_file(moments)
+    tensors["exp_avg.some.other.weight"] = torch.zeros(2)
+    save_file(tensors, moments)
+    given = settings(random_models["llama"], parent, corpus)
+    with pytest.raises(FormatError, match=r"another model: .*some\.other\.weight"):
+        run("stage3_distill", unfinished, *given)
 
 
 def test_an_unfinished_run_is_no_parent(

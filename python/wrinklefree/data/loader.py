@@ -107,6 +107,7 @@ class Loader:
         self.batch_size = batch_size
         self.seed = seed
         self.batches_per_epoch = -(-len(rows) // batch_size)
+        self._fingerprint = rows.fingerprint()  # reads all rows: once
         self._epoch = 0
         self._next_batch = 0
         self._order = self._shuffle(0)
@@ -126,7 +127,7 @@ class Loader:
             "batch": self._next_batch,
             "seed": self.seed,
             "batch_size": self.batch_size,
-            "rows": self.rows.fingerprint(),
+            "rows": self._fingerprint,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -56,15 +56,20 @@ def check_weights(model: PreTrainedModel, files: Iterable[str | Path]) -> None:
         raise FormatError(f"the weights do not fit the model: {'; '.join(problems)}")
 
 
-def master_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """State dict as stored: float32, contiguous, on the CPU, each tied tensor once. Divided tensors
-    (FSDP2) become whole: all processes must call it together."""
+def master_weights(model: PreTrainedModel, *, keep: bool = True) -> dict[str, torch.Tensor]:
+    """State dict as stored: float32, contiguous, on the CPU, each tied tensor once.
+
+    Divided tensors (FSDP2) become whole, one after the other: all processes must call it together;
+    one that does not keep them gets none and never holds more than one.
+    """
     tied = set(getattr(model, "all_tied_weights_keys", {}))
-    return {
-        name: _whole(tensor.detach()).to("cpu", torch.float32).contiguous()
-        for name, tensor in model.state_dict().items()
-        if name not in tied
-    }
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        if name not in tied:
+            whole = _whole(tensor.detach())
+            if keep:
+                weights[name] = whole.to("cpu", torch.float32).contiguous()
+    return weights
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:

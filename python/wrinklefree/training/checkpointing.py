@@ -1,8 +1,8 @@
 """The output directory of a run: finished artifacts, and unfinished ones with `state/` inside.
 
-A checkpoint is an artifact like any other plus `state/`: optimizer.safetensors (moments by
-parameter name, torch RNG) and progress.json (step, loader position, clipping statistics). Both are
-written to a temporary directory that then takes the place of the old one.
+A checkpoint is an artifact like any other plus `state/`: optimizer/ (see `optimizer_state`) and
+progress.json (step, loader position, clipping statistics). Everything is written to a temporary
+directory that then takes the place of the old one.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wrinklefree.configs.config import RunConfig
@@ -28,9 +29,9 @@ from wrinklefree.models.staging import staged_directory
 from wrinklefree.models.weights import WEIGHTS_NAME, master_weights
 from wrinklefree.training.distributed import current_world
 from wrinklefree.training.metrics import METRICS_NAME, num_tokens
-from wrinklefree.training.sharding import divide_like, gather
+from wrinklefree.training.optimizer_state import load_moments, save_moments
 
-RNG = "torch_rng"
+MOMENTS = "optimizer"
 # Settings that may differ between an interrupted run and its continuation.
 FREE_SETTINGS = (
     *("out", "resume", "tracking", "data.workers", "distributed.kind"),
@@ -117,26 +118,25 @@ def save_checkpoint(
     progress: Progress,
 ) -> None:
     """Replace `out` by an artifact that a run can continue from. All processes must call it
-    together; the main one writes."""
-    weights = master_weights(model)
-    names: dict[torch.Tensor, str] = {p: name for name, p in model.named_parameters()}
-    tensors = {RNG: torch.get_rng_state()}
-    for optimizer in optimizers:
-        for parameter, moments in optimizer.state.items():
-            for key, value in moments.items():
-                whole = gather(value.detach())
-                tensors[f"{key}.{names[parameter]}"] = whole.cpu().contiguous()
-    if not current_world().is_main:
-        return
-    with staged_directory(out) as staged:
+    together: each writes its part of the moments, the main one everything else."""
+    weights = master_weights(model, keep=current_world().is_main)
+    with _staged_together(out) as staged:
+        save_moments(staged / STATE_DIR / MOMENTS, model, optimizers)
+        if not current_world().is_main:
+            return
         write_artifact(model, tokenizer, staged, manifest, weights)
         _copy_metrics(out, staged)
-        state = staged / STATE_DIR
-        state.mkdir()
-        save_file(tensors, state / "optimizer.safetensors")
-        (state / "progress.json").write_text(
+        (staged / STATE_DIR / "progress.json").write_text(
             json.dumps(dataclasses.asdict(progress)), encoding="utf-8"
         )
+
+
+@contextmanager
+def _staged_together(out: Path) -> Iterator[Path]:
+    """`staged_directory` of the main process, for all."""
+    world = current_world()
+    with staged_directory(out) if world.is_main else nullcontext() as staged:
+        yield next(path for path in world.collect(staged) if path is not None)
 
 
 def save_finished(
@@ -147,7 +147,7 @@ def save_finished(
 ) -> None:
     """Replace `out` by the finished artifact, with its model card and without `state/`. All
     processes must call it together; the main one writes."""
-    weights = master_weights(model)
+    weights = master_weights(model, keep=current_world().is_main)
     if not current_world().is_main:
         return
     with staged_directory(out) as staged:
@@ -171,23 +171,8 @@ def restore_weights(out: Path, model: PreTrainedModel) -> None:
 def restore_optimizers(
     out: Path, model: PreTrainedModel, optimizers: Sequence[torch.optim.Optimizer]
 ) -> None:
-    """Load the moments, each to the optimizer that owns its parameter, and the torch RNG."""
-    tensors = load_file(out / STATE_DIR / "optimizer.safetensors")
-    torch.set_rng_state(tensors.pop(RNG))
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    owners = {
-        names[parameter]: (optimizer.state, parameter)
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
-    for key, value in tensors.items():
-        moment, _, name = key.partition(".")
-        if name not in owners:
-            raise FormatError(f"{out}/{STATE_DIR} holds moments of an unknown parameter {name}")
-        state, parameter = owners[name]
-        # The step counter stays where AdamW(fused=True) keeps it: with its parameter.
-        state[parameter][moment] = divide_like(value, parameter)
+    """Load the moments and the torch RNG. All processes must call it together."""
+    load_moments(out / STATE_DIR / MOMENTS, model, optimizers)
 
 
 def _copy_metrics(out: Path, staged: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, then stop."""
+"""Ctrl-C and SIGTERM: finish the micro-batch, save, then stop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 
 
 class StopRequest:
-    """While active, the first signal is remembered in `is_set`; a second one stops at once."""
+    """While active, the first signal is remembered in `is_set`; a second Ctrl-C stops at once.
+
+    A second SIGTERM does not: torchrun sends one after the Ctrl-C of its terminal, and schedulers
+    repeat theirs while the state is being saved.
+    """
 
     def __init__(self) -> None:
         self.is_set = False
@@ -32,6 +36,6 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.is_set:
+        if self.is_set and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.is_set = True

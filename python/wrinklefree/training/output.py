@@ -35,10 +35,11 @@ class Output:
         """Where the artifact lies."""
         return Path(self.config.out)
 
-    def checkpoint(self, step: int) -> None:
-        """Save the state after `step` finished steps. All processes must call it together."""
-        manifest = self._manifest(step)
-        progress = checkpointing.Progress(step, manifest.data_position, self.update.state_dict())
+    def checkpoint(self, step: int, position: dict[str, Any]) -> None:
+        """Save the state after `step` finished steps, with the loader's position then. All
+        processes must call it together."""
+        manifest = self._manifest(step, position)
+        progress = checkpointing.Progress(step, position, self.update.state_dict())
         checkpointing.save_checkpoint(
             self.directory,
             self.student.model,
@@ -53,7 +54,8 @@ class Output:
         """Save the finished artifact with its evaluation and continuity record. All processes must
         call it together."""
         model = self.student.model
-        manifest = self._manifest(self.total_steps, evaluation=evaluation)
+        position = self.loader.state_dict()
+        manifest = self._manifest(self.total_steps, position, evaluation=evaluation)
         if not self.world.is_sharded:
             model.cpu()  # the next stage verifies there
         probe = continuity.probe_tokens(self.sample)
@@ -62,11 +64,11 @@ class Output:
         checkpointing.save_finished(self.directory, model, self.student.tokenizer, manifest)
         self.world.wait()
 
-    def _manifest(self, step: int, **metrics: Any) -> Manifest:
+    def _manifest(self, step: int, position: dict[str, Any], **metrics: Any) -> Manifest:
         return Manifest(
             stage=self.config.training.stage,
             parent=self.student.parent,
             recipe=checkpointing.recipe_of(self.config),
-            data_position=self.loader.state_dict(),
+            data_position=position,
             metrics={"steps": step, "total_steps": self.total_steps, **metrics},
         )

@@ -131,11 +131,13 @@ def train(config: RunConfig, student: Student) -> Path:
             trackers=open_trackers(config, start_step) if world.is_main else (),
             is_main=world.is_main,
         )
-        with report as metrics, StopRequest() as stop:
-            evaluation = trainer.run(metrics, stop, start_step=start_step)
-        if isinstance(loader, StreamPart):
-            log.info("streamed records: %(skipped)d skipped, %(truncated)d cut", loader.counts)
-    output.finish(evaluation)
+        # A signal during the last save must not cost it: the run is over anyway.
+        with StopRequest() as stop:
+            with report as metrics:
+                evaluation = trainer.run(metrics, stop, start_step=start_step)
+            if isinstance(loader, StreamPart):
+                log.info("streamed records: %(skipped)d skipped, %(truncated)d cut", loader.counts)
+            output.finish(evaluation)
     return out
 
 

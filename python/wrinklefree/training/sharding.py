@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from wrinklefree.models.decoder import decoder_layers
@@ -72,19 +72,6 @@ def _awaits_backward(result: object) -> bool:
     return any(isinstance(value, torch.Tensor) and value.requires_grad for value in values)
 
 
-def gather(tensor: torch.Tensor) -> torch.Tensor:
-    """The whole of a tensor that may be divided. All processes must ask together."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """This process's part of a tensor that may be divided."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def divide_like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """The tensor on the parameter's device, divided as the parameter is if it has its shape."""
-    tensor = tensor.to(parameter.device)
-    if isinstance(parameter, DTensor) and tensor.shape == parameter.shape:
-        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
-    return tensor

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -30,6 +31,7 @@ from wrinklefree.training.update import Update
 
 log = logging.getLogger(__name__)
 
+Position = dict[str, Any]
 SHOWN = ("loss", "lambda", "lr", "tokens_per_s", "mfu", "data_wait")
 
 
@@ -49,7 +51,7 @@ class Trainer:
     throughput: Throughput
     total_steps: int
     config: GradientConfig
-    save: Callable[[int], None]  # given the number of finished steps
+    save: Callable[[int, Position], None]  # given the number of finished steps, and the loader's
     world: World
     apply: Apply  # to the model
 
@@ -58,7 +60,8 @@ class Trainer:
     ) -> dict[str, float]:
         """Train from `start_step` to the end; returns the last evaluation.
 
-        Saves and raises KeyboardInterrupt when stopped.
+        Saves and raises KeyboardInterrupt when stopped: before a step, or between two of its
+        micro-batches, whose gradients are dropped.
         """
         self.model.train()
         micro_batches = self.world.share(self.config.accumulation)
@@ -73,15 +76,19 @@ class Trainer:
                 self._write_samples(metrics, step)
 
             is_stopped = self.world.any(stop.is_set)
-            if is_stopped or (not is_first and _is_multiple(step, self.config.save_every)):
-                self.save(step)
-            if is_stopped:
+            if not is_stopped and not is_first and _is_multiple(step, self.config.save_every):
+                self.save(step, self.loader.state_dict())
+            if self.config.compile and step == compile_step and not is_stopped:
+                compile_layers(self.model)
+            # Reading it costs little, and only a step of several micro-batches can be left midway.
+            if is_stopped or micro_batches > 1:
+                position, random_state = self.loader.state_dict(), torch.get_rng_state()
+            values = None if is_stopped else self._step(step, micro_batches, stop)
+            if values is None:
+                torch.set_rng_state(random_state)
+                self.save(step, position)
                 log.info("saved at step %d; the same command continues from there", step)
                 raise KeyboardInterrupt
-
-            if self.config.compile and step == compile_step:
-                compile_layers(self.model)
-            values = self._step(step, micro_batches)
 
             metrics.write("train", step, **values)
             metrics.show(step, **{name: values[name] for name in SHOWN if name in values})
@@ -114,15 +121,18 @@ class Trainer:
         """The main process evaluates for all, unless that takes the parts of all."""
         return self.world.is_main or self.world.is_sharded
 
-    def _step(self, step: int, micro_batches: int) -> dict[str, float]:
-        """One optimizer step; returns what to log. Raises NonFiniteError, in all processes, before
-        weights change."""
+    def _step(self, step: int, micro_batches: int, stop: StopRequest) -> dict[str, float] | None:
+        """One optimizer step; returns what to log, or None when stopped before weights change.
+        Raises NonFiniteError, in all processes, before weights change."""
         began = time.perf_counter()
         read = [next(self.loader) for _ in range(micro_batches)]
         waited = time.perf_counter() - began
         batches = [batch.to(self.precision.device) for batch in read]
         counts = count(batches, self.world)
-        sums, shares = self._accumulate(step, batches, counts)
+        accumulated = self._accumulate(step, batches, counts, stop)
+        if accumulated is None:
+            return None
+        sums, shares = accumulated
         sums = dict(zip(sums, self.world.sum(sums.values()), strict=True))
 
         norm = self.update.sum_gradients()
@@ -142,16 +152,19 @@ class Trainer:
         }
 
     def _accumulate(
-        self, step: int, batches: list[Batch], counts: Counts
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        """Gradients of these batches; their loss terms, and each term's share of the gradient.
+        self, step: int, batches: list[Batch], counts: Counts, stop: StopRequest
+    ) -> tuple[dict[str, float], dict[str, float]] | None:
+        """Gradients of these batches; their loss terms, and each term's share of the gradient. None
+        when some process is asked to stop before the last of them.
 
         Raises NonFiniteError in all processes.
         """
         sums: dict[str, float] = {}
         losses = []
         shares: dict[str, float] = {}
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            if number > 0 and self.world.any(stop.is_set):
+                return None
             teacher = self.teacher(batch) if self.teacher is not None else None
             with self.precision.autocast(), self.update.watching(batch):
                 terms = self._terms(batch, teacher, counts)
