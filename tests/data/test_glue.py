@@ -54,5 +54,5 @@ def test_a_label_of_no_class_is_refused(label: object) -> None:
 
 
 def test_a_missing_column_is_named() -> None:
-    with pytest.raises(FormatError, match=r'mrpc needs a string "sentence2"; it has label'):
+    with pytest.raises(FormatError, match=r'mrpc: needs a string "sentence2"; it has label'):
         glue_example(GLUE["mrpc"], {"sentence1": "x", "label": 0}, "here")

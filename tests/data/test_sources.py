@@ -60,8 +60,27 @@ def test_limit_stops_early(tmp_path: Path) -> None:
         (CHOICE | {"label": True}, "choice", "label"),
         (CHOICE | {"choices": "yes"}, "choice", "non-empty strings"),
         (["x"], "text", "JSON object"),
+        ({"text": None}, "text", 'record 1: "text" is null'),
+        (SFT | {"completion": 4}, "sft", '"completion" must be a string, not int'),
+        ({"sentence": None, "label": 1}, "sst2", 'sst2: "sentence" is null'),
+        (
+            {"messages": [{"role": "user", "content": None}]},
+            "chat",
+            'record 1, message 1: "content" is null',
+        ),
     ],
-    ids=["wrong-field", "no-completion", "label-range", "label-bool", "choices", "list"],
+    ids=[
+        "wrong-field",
+        "no-completion",
+        "label-range",
+        "label-bool",
+        "choices",
+        "list",
+        "null",
+        "number",
+        "null-glue",
+        "null-chat",
+    ],
 )
 def test_a_bad_record_is_named(tmp_path: Path, record: object, kind: str, words: str) -> None:
     config = write(tmp_path / "a.jsonl", record)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from wrinklefree.data.fields import string_field
 from wrinklefree.errors import FormatError
 
 HUB_ID = "nyu-mll/glue"
@@ -101,11 +102,7 @@ def glue_example(
     """
     texts: dict[str, str] = {}
     for column in task.columns:
-        value = row.get(column)
-        if not isinstance(value, str):
-            found = ", ".join(sorted(row)) or "nothing"
-            raise FormatError(f'{where}: {task.name} needs a string "{column}"; it has {found}')
-        texts[column] = value.strip()
+        texts[column] = string_field(row, column, f"{where}: {task.name}").strip()
     return task.prompt.format(**texts), task.choices, _label(task, row.get("label"), where)
 
 

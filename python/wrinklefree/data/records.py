@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wrinklefree.configs.config import SourceConfig
+from wrinklefree.data.fields import string_field
 from wrinklefree.data.glue import GLUE, glue_example
 from wrinklefree.errors import FormatError
 
@@ -78,13 +79,13 @@ def summary_prompt(article: str) -> str:
 def parse(row: Mapping[str, Any], source: SourceConfig, where: str) -> Record:
     """The record of one row. Raises FormatError, beginning with `where`, for any other row."""
     if source.format == "text":
-        return TextRecord(_string(row, source.text_field, where))
+        return TextRecord(string_field(row, source.text_field, where))
     if source.format == "sft":
-        prompt = _string(row, "prompt", where)
-        return PairRecord(prompt, _string(row, "completion", where), ends=True)
+        prompt = string_field(row, "prompt", where)
+        return PairRecord(prompt, string_field(row, "completion", where), ends=True)
     if source.format == "summary":
-        highlights = _string(row, "highlights", where).strip()
-        return SummaryRecord(_string(row, "article", where), f" {highlights}")
+        highlights = string_field(row, "highlights", where).strip()
+        return SummaryRecord(string_field(row, "article", where), f" {highlights}")
     if source.format == "chat":
         return _conversation(row, where)
     record = choice_record(row, source.format, where)
@@ -103,7 +104,7 @@ def choice_record(row: Mapping[str, Any], format: str, where: str) -> ChoiceReco
 
 
 def _choice(row: Mapping[str, Any], where: str) -> tuple[str, tuple[str, ...], int]:
-    prompt = _string(row, "prompt", where)
+    prompt = string_field(row, "prompt", where)
     choices, label = row.get("choices"), row.get("label")
     if (
         not isinstance(choices, list)
@@ -125,16 +126,10 @@ def _conversation(row: Mapping[str, Any], where: str) -> ChatRecord:
         place = f"{where}, message {number + 1}"
         if not isinstance(message, dict):
             raise FormatError(f'{place}: expected {{"role", "content"}}')
-        turns.append((_string(message, "role", place), _string(message, "content", place)))
+        turns.append(
+            (string_field(message, "role", place), string_field(message, "content", place))
+        )
     answers = [content for role, content in turns if role == "assistant"]
     if not answers or not all(content.strip() for content in answers):
         raise FormatError(f'{where}: needs a turn of role "assistant", and none of them empty')
     return ChatRecord(tuple(turns), where)
-
-
-def _string(row: Mapping[str, Any], key: str, where: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str):
-        found = ", ".join(sorted(row)) or "nothing"
-        raise FormatError(f'{where}: needs a string "{key}"; it has {found}')
-    return value
