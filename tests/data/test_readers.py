@@ -153,6 +153,36 @@ def test_damaged_files_are_format_errors(tmp_path: Path) -> None:
             list(open_reader(SourceConfig(path=str(tmp_path / name))))
 
 
+@pytest.mark.parametrize("line", [rb'{"text": "a \ud83d b"}', b'{"text": "a \xed\xa0\xbd b"}'])
+def test_half_a_surrogate_pair_is_a_format_error(tmp_path: Path, line: bytes) -> None:
+    """The tokenizer takes none. A whole pair is an emoji, and a backslash is a backslash."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(rb'{"text": "\ud83d\ude00 \\ud83d"}' + b"\n" + line + b"\n")
+    rows = iter(open_reader(SourceConfig(path=str(path))))
+    assert next(rows)[1] == {"text": "\U0001f600 \\ud83d"}
+    with pytest.raises(FormatError, match=r"a\.jsonl line 2: (.ud83d is half|not UTF-8)"):
+        next(rows)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz"])
+def test_a_byte_order_mark_is_no_text(tmp_path: Path, name: str) -> None:
+    content = "Ünï" if name == "a.txt" else '{"text": "Ünï"}'
+    opener: Any = gzip.open if name.endswith(".gz") else open
+    with opener(tmp_path / name, "wt", encoding="utf-8-sig") as file:
+        file.write(content)
+    rows = [row for _, row in open_reader(SourceConfig(path=str(tmp_path / name)))]
+    assert rows == [{"text": "Ünï"}]
+
+
+def test_hidden_files_and_folders_are_not_read(tmp_path: Path) -> None:
+    root = tmp_path / ".given"  # the folder that was asked for may be hidden itself
+    for name in ("a.jsonl", ".b.jsonl", ".cache/c.jsonl", "more/.ipynb_checkpoints/d/e.jsonl"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(root / name, [{"text": name}])
+    rows = [row["text"] for _, row in open_reader(SourceConfig(path=str(root)))]
+    assert rows == ["a.jsonl"]
+
+
 @pytest.mark.parametrize("path", ["empty", "*.jsonl", "no/*.parquet"])
 def test_no_files_is_a_usage_error(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -177,7 +177,7 @@ def _open_rows(path: Path, source: SourceConfig, start: int) -> Offsets:
 
 def _text_rows(path: Path, field: str, start: int) -> Offsets:
     if start == 0:
-        yield 1, lambda: {field: path.read_text(encoding="utf-8")}
+        yield 1, lambda: {field: path.read_text(encoding="utf-8-sig")}
 
 
 def _jsonl_rows(path: Path, start: int) -> Offsets:
@@ -188,11 +188,20 @@ def _jsonl_rows(path: Path, start: int) -> Offsets:
             lines.seek(start)
             for line in lines:
                 offset += len(line)
-                yield offset, partial(json.loads, line) if line.strip() else None
+                yield offset, partial(_json_row, line) if line.strip() else None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise FormatError(f"{path} is not a whole gzip file: {error}") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _json_row(line: bytes) -> Any:
+    text = line.decode("utf-8-sig")
+    values = json.loads(text)
+    if r"\ud" in text.lower():
+        # Half a surrogate pair is JSON, but no text. Raises UnicodeEncodeError.
+        json.dumps(values, ensure_ascii=False).encode()
+    return values
 
 
 def _parquet_rows(path: Path, start: int) -> Offsets:
@@ -225,6 +234,11 @@ def _read(row: Callable[[], Any], path: Path, line: int) -> Row:
         values = row()
     except UnicodeDecodeError:
         raise FormatError(f"{path} line {line}: not UTF-8 text") from None
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise FormatError(
+            f"{path} line {line}: {half} is half a surrogate pair, which is no text; remove it"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} line {line}: not JSON: {error}") from None
     if not isinstance(values, dict):

@@ -72,7 +72,12 @@ def files_of(path: str) -> list[Path]:
         return [Path(path)]
     if Path(path).is_dir():
         found = [file for file in Path(path).rglob("*") if file.is_file() and is_kind(file)]
-        found = [file for file in found if not file.name.startswith(".")]
+        # Hidden below the folder: .ipynb_checkpoints, .cache and their like hold copies.
+        found = [
+            file
+            for file in found
+            if not any(part.startswith(".") for part in file.relative_to(path).parts)
+        ]
     else:
         # Path.glob takes no absolute pattern.
         names = glob.glob(path, recursive=True) if _is_glob(path) else []  # noqa: PTH207
