@@ -31,6 +31,16 @@ def test_file_appears_whole_and_replaces_an_old_one(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_two_writers_of_one_number_do_not_meet(tmp_path: Path) -> None:
+    """As process 1 of two containers on one volume."""
+    target = tmp_path / "model.gguf"
+    with new_file(target) as first, new_file(target) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert target.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [target]
+
+
 @pytest.mark.parametrize(("failure", "seen"), FAILURES, ids=["interrupt", "disk-full"])
 def test_failure_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, failure: BaseException, seen: type[BaseException]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,9 @@ def new_file(destination: Path) -> Iterator[Path]:
     if destination.is_dir():
         raise UsageError(f"{destination} is a directory")
     # The suffix stays: the file is opened by name for verification before it is renamed.
-    temporary = destination.with_name(f".{destination.stem}.{os.getpid()}{destination.suffix}")
+    # NOTE: a process number would not tell two containers on one volume apart.
+    mark = secrets.token_hex(8)
+    temporary = destination.with_name(f".{destination.stem}.{mark}{destination.suffix}")
     try:
         yield temporary
         _sync(temporary)

@@ -41,7 +41,20 @@ _LIMITS = {
     "vocab_size": 1 << 24,
 }
 _MAX_HEAD_DIM = 1024
+_LARGEST = 2**31  # of every other number
 _ROPE_TYPES = ("default", "linear", "yarn", "llama3")
+# Numbers that config.json must have for a type, and those that it may have.
+_ROPE_NUMBERS = {
+    "linear": ("factor",),
+    "yarn": ("factor", "original_max_position_embeddings"),
+    "llama3": (
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+    ),
+}
+_ROPE_OPTIONS = ("rope_theta", "beta_fast", "beta_slow", "attention_factor")
 _EPS = "attention.layer_norm_rms_epsilon"
 _ROPE_BASE = "rope.freq_base"
 _ORIGINAL_CONTEXT = "rope.scaling.original_context_length"
@@ -62,7 +75,7 @@ def check_sizes(config: Mapping[str, Any]) -> None:
     names and tables are made of them."""
     for key, limit in _LIMITS.items():
         _check_size(key, config.get(key), limit)
-    _check_size("head_dim", head_dim(config), _MAX_HEAD_DIM)
+    _check_size("head_dim", config.get("head_dim") or head_dim(config), _MAX_HEAD_DIM)
 
 
 def _check_size(key: str, value: object, limit: int) -> None:
@@ -74,11 +87,22 @@ def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """RoPE parameters with their `rope_type` and `rope_theta`, None if the config lacks it.
 
     transformers 5 writes `rope_parameters`; before, `rope_scaling`, whose type was once called
-    `type`, and `rope_theta` beside it.
+    `type`, and `rope_theta` beside it. Raises FormatError for a number that is missing or none.
     """
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise FormatError(f"rope_parameters of config.json is {rope!r:.60}, not an object")
     older = {"rope_type": rope.get("type", "default"), "rope_theta": config.get("rope_theta")}
-    return older | rope
+    rope = older | rope
+    given = [key for key in _ROPE_OPTIONS if rope.get(key) is not None]
+    for key in (*_ROPE_NUMBERS.get(str(rope["rope_type"]), ()), *given):
+        _check_number(f"{key} of rope_type {rope['rope_type']!r:.20}", rope.get(key))
+    return rope
+
+
+def _check_number(key: str, value: object) -> None:
+    if type(value) not in (int, float) or not 0 < value < _LARGEST:  # type: ignore[operator]
+        raise FormatError(f"{key} in config.json is {value!r:.60}, it must be a positive number")
 
 
 def hyper_parameters(config: Mapping[str, Any], arch: Architecture) -> dict[str, int | float | str]:
@@ -96,6 +120,7 @@ def hyper_parameters(config: Mapping[str, Any], arch: Architecture) -> dict[str,
     if missing or theta is None:
         raise FormatError(f"config.json lacks {', '.join(missing)}")
     values: dict[str, int | float | str] = {key: int(config[hf]) for key, hf in _COUNTS}
+    _check_number("rms_norm_eps", config["rms_norm_eps"])
     values[_EPS] = float(config["rms_norm_eps"])
     values[_ROPE_BASE] = float(theta)
     values["rope.dimension_count"] = head_dim(config)
@@ -117,9 +142,11 @@ def _yarn_keys(rope: Mapping[str, Any]) -> dict[str, int | float]:
         _ORIGINAL_CONTEXT: int(rope["original_max_position_embeddings"])
     }
     for key, hf in _BETAS.items():
-        if hf in rope:
+        if rope.get(hf) is not None:
             keys[key] = float(rope[hf])
-    if "attention_factor" in rope:  # the file holds what is left of it beside the paper's own
+    if (
+        rope.get("attention_factor") is not None
+    ):  # the file holds what is left of it beside the paper's own
         keys[_ATTENTION_FACTOR] = float(rope["attention_factor"]) / _yarn_amplitude(rope["factor"])
     return keys
 
@@ -185,6 +212,9 @@ def _rope_parameters(theta: float, value: Callable[[str], Any]) -> dict[str, Any
     if isinstance(original, bool) or not isinstance(original, int):
         raise FormatError(f"YaRN needs an integer {_ORIGINAL_CONTEXT}")
     parameters["original_max_position_embeddings"] = original
+    for key in (*_BETAS, _ATTENTION_FACTOR):
+        if not isinstance(value(key), float | None):
+            raise FormatError(f"{key} is {value(key)!r:.60}, not a number")
     for key, hf in _BETAS.items():
         if value(key) is not None:
             parameters[hf] = shortest(value(key))
