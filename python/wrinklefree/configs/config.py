@@ -70,7 +70,11 @@ class DataConfig:
     )
     workers: int = knob(2, "processes that tokenize a stream; 0: the trainer itself", low=0)
     eval_path: str | None = knob(None, "evaluation records; default: rows held out of `path`")
-    eval_rows: int = knob(32, "rows in the fixed evaluation set; 0 switches it off", low=0)
+    eval_rows: int | None = knob(
+        None,
+        "rows that are evaluated: by default all of `eval_path`, or 32 held out; 0: none",
+        low=0,
+    )
 
     @property
     def sources(self) -> tuple[SourceConfig, ...]:

@@ -22,6 +22,8 @@ from wrinklefree.training.distributed import World
 
 log = logging.getLogger(__name__)
 
+HELD_OUT_ROWS = 32  # when data.eval_rows is not given
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -83,16 +85,23 @@ def load_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> Rows:
     if not is_streamed(config):
         train = tokenize(read_records(config), tokenizer, max_length=config.max_length)
         _log_counts(train, config.max_length)
-    if config.eval_path is not None and config.eval_rows > 0:
+    if config.eval_path is not None and config.eval_rows != 0:
         records = read_records(config, config.eval_path)
-        held_out = tokenize(records, tokenizer, max_length=config.max_length)
-        evaluation, _ = held_out.split(min(config.eval_rows, len(held_out)))
+        evaluation = tokenize(records, tokenizer, max_length=config.max_length)
+        _log_counts(evaluation, config.max_length, what="evaluation ")
+        if config.eval_rows is not None and config.eval_rows < len(evaluation):
+            log.info(
+                "evaluating the first %d of %d rows of %s: data.eval_rows=%d",
+                *(config.eval_rows, len(evaluation), config.eval_path, config.eval_rows),
+            )
+            evaluation, _ = evaluation.split(config.eval_rows)
         return Rows(train, evaluation)
+    wanted = HELD_OUT_ROWS if config.eval_rows is None else config.eval_rows
     if train is None:
-        if config.eval_rows > 0:
+        if wanted > 0:
             log.info("no evaluation: streamed data needs data.eval_path=FILE")
         return Rows(None, None)
-    num_held_out = min(config.eval_rows, len(train) // 10)
+    num_held_out = min(wanted, len(train) // 10)
     if num_held_out == 0:
         return Rows(train, None)
     kept, evaluation = train.split(len(train) - num_held_out)
@@ -112,18 +121,14 @@ def num_steps(config: GradientConfig, rows: TokenRows | None) -> int:
     return max(1, math.ceil(config.epochs * batches / config.accumulation))
 
 
-def _log_counts(rows: TokenRows, max_length: int) -> None:
+def _log_counts(rows: TokenRows, max_length: int, *, what: str = "") -> None:
     if rows.skipped:
         log.info(
-            "skipped %d of %d records: longer than data.max_length=%d",
-            rows.skipped,
-            rows.skipped + len(rows),
-            max_length,
+            "skipped %d of %d %srecords: longer than data.max_length=%d",
+            *(rows.skipped, rows.skipped + len(rows), what, max_length),
         )
     if rows.truncated:
         log.info(
-            "cut %d of %d articles to fit in data.max_length=%d",
-            rows.truncated,
-            len(rows),
-            max_length,
+            "cut %d of %d %sarticles to fit in data.max_length=%d",
+            *(rows.truncated, len(rows), what, max_length),
         )
