@@ -71,6 +71,25 @@ def stories(data_dir: Path) -> Path:
     return data_dir / "stories260k_hf"
 
 
+@pytest.fixture(scope="session")
+def byte_level_model(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model whose tokenizer cuts a text in the same places, alone (as we do with choices)
+    or together with the prompt (as lm-eval does)."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    path = tmp_path_factory.mktemp("byte_level") / "model"
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(data_dir / "tokenizer_smollm2")
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), num_hidden_layers=2, initializer_range=0.5, **shape
+    )
+    LlamaForCausalLM(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
 @contextmanager
 def _serving(model: Path) -> Iterator[str]:
     command = [Path(sys.executable).with_name("wf-serve"), model, "--port", "0"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def test_glue_beside_a_teacher(stories: Path, data_dir: Path) -> None:
         assert result["protocol"]["prompt"].count("{") > 0
     assert results["mrpc"]["counts"]["truncated"] > 0  # pairs of sentences are longer than 64
     code, table, _ = run(stories, *options, "--teacher", stories)
-    assert "|Tasks|Version|Filter" in table.replace(" ", "")
+    assert "|Task|Metric|Model|Score|" in table.replace(" ", "")
     assert "inputs truncated" in table
 
 
@@ -87,9 +88,77 @@ def test_scores_go_into_the_model_card(stories: Path, tmp_path: Path) -> None:
         assert len(table) == 4
         assert "\n".join(table) in cards[-1]
     assert "Not measured yet" not in cards[0]
-    assert cards[0].count("|Tasks") == cards[1].count("|Tasks") == 1  # replaced, not added
+    assert cards[0].count("| Task") == cards[1].count("| Task") == 1  # replaced, not added
     assert cards[1].partition("<!-- end")[2] == empty.partition("<!-- end")[2]
     assert not list(student.glob("*.partial"))
+
+
+TEXT = "Once upon a time, there was a little girl named Lily. She loved to play outside. " * 30
+
+
+def test_a_teacher_with_other_tokens_is_compared_by_bits_per_byte(
+    stories: Path, byte_level_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    options = ("--tasks", "ppl", "--data", tmp_path / "text.txt", "--context", "64")
+    code, out, err = run(stories, *options, "--teacher", byte_level_model, "--json")
+    assert code == 0, err
+    result = json.loads(out)["results"]["ppl"]
+    (name, delta), *none = result["delta"].items()
+    assert (name, none) == ("bits_per_byte", [])
+    expected = result["metrics"][name]["value"] - result["teacher"][name]["value"]
+    assert delta["value"] == pytest.approx(expected)
+    assert delta["low"] < delta["value"] < delta["high"] < 0  # beside a random model
+    assert delta["interval"] == "unpaired bootstrap"
+    _, table, _ = run(stories, *options, "--teacher", byte_level_model)
+    assert table.count("N/A") == 4
+    assert "cuts this text otherwise; only bits_per_byte compares" in table
+
+
+def test_model_and_teacher_get_the_same_windows(stories: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    shutil.copytree(stories, tmp_path / "short")
+    config = json.loads((stories / "config.json").read_text())
+    (tmp_path / "short" / "config.json").write_text(
+        json.dumps({**config, "max_position_embeddings": 96})
+    )
+    options = ("--tasks", "ppl", "--data", tmp_path / "text.txt")
+    for model, teacher in ((stories, tmp_path / "short"), (tmp_path / "short", stories)):
+        code, out, err = run(model, *options, "--teacher", teacher, "--json")
+        assert code == 0, err
+        result = json.loads(out)["results"]["ppl"]
+        assert result["counts"] == result["teacher_counts"]
+        assert result["counts"]["context"] == 96
+        assert {delta["value"] for delta in result["delta"].values()} == {0}
+    code, out, err = run(stories, *options, "--context", 128, "--teacher", tmp_path / "short")
+    assert (code, out) == (2, "")
+    assert "more than the 96 tokens of the teacher" in err
+
+
+def test_finished_tasks_survive_an_error(stories: Path, tmp_path: Path) -> None:
+    task = write_task(tmp_path / "val.jsonl")
+    (tmp_path / "long.jsonl").write_text(
+        json.dumps({"prompt": "Once", "choices": ["upon " * 40, "x"], "label": 0})
+    )
+    options = ("--tasks", f"{task},{tmp_path / 'long.jsonl'}", "--context", "16")
+    code, out, err = run(stories, *options)
+    assert code == 2
+    assert "a choice alone fills the context" in err.splitlines()[-1]
+    assert "| this model | 1.0000 |" in out
+    assert "long.jsonl" not in out
+    code, out, _ = run(stories, *options, "--json")
+    assert (code, list(json.loads(out)["results"])) == (2, [str(task)])
+
+
+def test_missing_packages_are_told_before_a_summary_is_written(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "wrinklefree.eval.text_overlap.find_spec", lambda name: None if name == "sacrebleu" else 1
+    )
+    code, out, err = run("no-model", "--tasks", "cnn_dailymail", "--data", data_dir)
+    assert (code, out) == (2, "")
+    assert err == "error: cnn_dailymail needs sacrebleu; pip install 'wrinklefree[eval]'\n"
 
 
 def test_a_card_without_a_place_for_scores_is_refused_first(stories: Path, tmp_path: Path) -> None:
@@ -106,6 +175,7 @@ def test_a_card_without_a_place_for_scores_is_refused_first(stories: Path, tmp_p
     ("arguments", "complaint"),
     [
         (["{missing}", "--tasks", "{task}"], "no such directory"),
+        (["{model}", "--tasks", "{task}", "--teacher", "{missing}"], "no such directory"),
         (["{model}", "--tasks", "ppl", "--data", "{missing}"], "does not exist"),
         (["{model}", "--tasks", " ,"], "names no task"),
         (["{model}", "--tasks", "sst2", "--data", "{text}", "--train", "{task}"], "--train"),

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from wrinklefree.eval.classification import accuracy, f1, matthews
-from wrinklefree.eval.estimates import estimate, paired_delta, proportion, wilson_interval
+from wrinklefree.eval.estimates import (
+    estimate,
+    paired_delta,
+    proportion,
+    unpaired_delta,
+    wilson_interval,
+)
 
 
 # Golden values: statsmodels' proportion_confint(method="wilson"), and Newcombe (1998), table I.
@@ -73,6 +79,22 @@ def test_pairs_are_compared_on_the_same_examples() -> None:
     assert delta.high < 0
     same = paired_delta(accuracy(teacher, labels), accuracy(teacher, labels))
     assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_without_pairs_both_sides_vary() -> None:
+    one, other = (
+        accuracy([1] * 300 + [0] * 100, [1] * 400),
+        accuracy([1] * 80 + [0] * 20, [1] * 100),
+    )
+    delta = unpaired_delta(one, other)
+    assert delta.value == pytest.approx(-0.05)
+    assert delta.stderr == pytest.approx((0.75 * 0.25 / 400 + 0.8 * 0.2 / 100) ** 0.5, rel=0.1)
+    assert delta.low is not None
+    assert delta.high is not None
+    assert delta.low < -0.05 < 0 < delta.high
+    # Not even the same examples are drawn together.
+    assert unpaired_delta(one, one).stderr == pytest.approx((2 * 0.75 * 0.25 / 400) ** 0.5, rel=0.1)
+    assert unpaired_delta(one, accuracy([1], [1])).low is None
 
 
 def test_different_examples_are_no_pairs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,38 +110,21 @@ def test_the_command_line(
     assert json.loads(results.read_text())["config"]["num_truncated"] == 0
 
 
-def write_byte_level_model(path: Path, data_dir: Path) -> None:
-    """A random model whose tokenizer cuts a text in the same places, alone (as we do with choices)
-    or together with the prompt (as lm-eval does)."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(data_dir / "tokenizer_smollm2")
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), num_hidden_layers=2, initializer_range=0.5, **shape
-    )
-    LlamaForCausalLM(config).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-
-
 def test_lm_evals_own_client_through_our_server(
-    lm_eval: Any, data_dir: Path, tmp_path: Path, wf_serve: Any
+    lm_eval: Any, byte_level_model: Path, data_dir: Path, tmp_path: Path, wf_serve: Any
 ) -> None:
-    write_byte_level_model(tmp_path / "model", data_dir)
     write_tasks(tmp_path / "tasks", data_dir)
-    with wf_serve(tmp_path / "model") as url:
+    with wf_serve(byte_level_model) as url:
         arguments = {
-            "model": "model",
+            "model": byte_level_model.name,
             "base_url": f"{url}/v1/completions",
-            "tokenizer": str(tmp_path / "model"),
+            "tokenizer": str(byte_level_model),
             "batch_size": 8,
         }
         found = judged_by_lm_eval(
             lm_eval, tmp_path / "tasks", ["sst2"], "local-completions", arguments
         )
-    ours = judged_by_us(tmp_path / "model", data_dir, ["sst2"], "--backend", "engine")
+    ours = judged_by_us(byte_level_model, data_dir, ["sst2"], "--backend", "engine")
     assert found["sst2"]["acc,none"] == pytest.approx(ours["sst2"]["metrics"]["acc"]["value"])
     assert 0.2 < found["sst2"]["acc,none"] < 0.8  # not one answer for all
 
@@ -189,7 +173,7 @@ def test_texts_and_answers(lm_eval: Any, stories: Path, caplog: pytest.LogCaptur
 
 @pytest.mark.parametrize("backend", ["torch", "engine"])
 def test_without_a_begin_token_texts_are_scored_after_the_end_token(
-    lm_eval: Any, data_dir: Path, tmp_path: Path, backend: str
+    lm_eval: Any, byte_level_model: Path, tmp_path: Path, backend: str
 ) -> None:
     """Qwen3's tokenizers have an end token alone."""
     from lm_eval.api.instance import Instance
@@ -197,12 +181,13 @@ def test_without_a_begin_token_texts_are_scored_after_the_end_token(
 
     from wrinklefree.eval.lm_eval_model import WrinklefreeLM
 
-    write_byte_level_model(tmp_path, data_dir)
-    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    path = tmp_path / "model"
+    shutil.copytree(byte_level_model, path)
+    settings = json.loads((path / "tokenizer_config.json").read_text())
     del settings["bos_token"]
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    ours = WrinklefreeLM(str(tmp_path), backend=backend)
-    theirs = HFLM(str(tmp_path), device="cpu", dtype="float32", batch_size=1)
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    ours = WrinklefreeLM(str(path), backend=backend)
+    theirs = HFLM(str(path), device="cpu", dtype="float32", batch_size=1)
     assert theirs.prefix_token_id == 2
     text = "Once upon a time, there was a little girl named Lily."
     whole = [Instance("loglikelihood_rolling", {}, (text,), 0)]

@@ -6,7 +6,8 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from wrinklefree.errors import UsageError
 if TYPE_CHECKING:
     from wrinklefree.eval.backend import Backend
     from wrinklefree.eval.outcome import Outcome, Progress, Task
+    from wrinklefree.eval.report import Report
 
 EXAMPLES = """
 wf-eval runs/s3 --tasks sst2,mnli,qnli,rte,mrpc,cola --data glue/ --teacher runs/sft --card
@@ -43,7 +45,7 @@ wf-eval runs/sum --tasks cnn_dailymail --data data/ --limit 500 --context 640
     help="Text or JSONL file for ppl; for the other tasks a folder with sst2/validation.jsonl and "
     "so on (default: the hub). Repeatable.",
 )
-@click.option("--teacher", help="Model to compare with, on the same examples.")
+@click.option("--teacher", help="Another MODEL to compare with, on the same inputs.")
 @click.option(
     "--train",
     type=click.Path(path_type=Path),
@@ -95,11 +97,10 @@ def main(
     """Measure MODEL: an artifact, Hugging Face directory or hub id (torch), a .gguf (engine), or
     the URL of a server.
 
-    Choice tasks are answered by the largest summed log-likelihood. Every score has its 95 %
-    interval, every delta to the teacher a paired one; truncated inputs are counted.
+    Choice tasks are answered by the largest summed log-likelihood. Every score and every delta to
+    the teacher has its 95 % interval; truncated inputs are counted.
     """
     from wrinklefree.eval.backend import open_backend
-    from wrinklefree.eval.report import Report, TaskReport
     from wrinklefree.eval.sources import DataPaths
     from wrinklefree.eval.tasks import NAMES, open_task
 
@@ -116,20 +117,71 @@ def main(
         from wrinklefree.eval.card import add_scores, check_card
 
         check_card(Path(model))
-    settings = _Settings(context, batch, as_json)
-    with closing(open_backend(model, backend=backend, revision=revision)) as student:
-        outcomes = settings.run(student, opened, model)
-    if teacher is None:
-        alone = zip(opened, outcomes, strict=True)
-        report = Report(model, student.name, [TaskReport.of(*pair, None) for pair in alone])
-    else:
-        with closing(open_backend(teacher)) as other:
-            others = settings.run(other, opened, teacher)
-        pairs = zip(opened, outcomes, others, strict=True)
-        results = [TaskReport.of(*three) for three in pairs]
-        report = Report(model, student.name, results, teacher, other.name)
-    if card:
+    most = None if teacher is None else _context_of(teacher, context)
+    evaluation = _Evaluation(opened, context, batch, as_json)
+    try:
+        with closing(open_backend(model, backend=backend, revision=revision)) as student:
+            most = student.max_context = min(student.max_context, most or student.max_context)
+            evaluation.run(student, model)
+        if teacher is not None:
+            with closing(open_backend(teacher)) as other:
+                other.max_context = most  # the same inputs for both
+                evaluation.run(other, teacher)
+    finally:
+        # Hours of finished tasks are not lost to an error in the next one.
+        report = evaluation.report()
+        if report is not None:
+            _show(report, as_json)
+    if card and report is not None:
         add_scores(Path(model), report)
+
+
+def _context_of(teacher: str, asked: int | None) -> int:
+    """A wrong --teacher, or one with too short a context, is told before anything is computed."""
+    from wrinklefree.eval.backend import open_backend
+
+    with closing(open_backend(teacher)) as opened:
+        if asked is not None and asked > opened.max_context:
+            raise UsageError(
+                f"--context {asked} is more than the {opened.max_context} tokens of the teacher"
+            )
+        return opened.max_context
+
+
+@dataclass(frozen=True, slots=True)
+class _Evaluation:
+    """Tasks, and what has been measured on them so far."""
+
+    tasks: Sequence[Task]
+    context: int | None
+    batch: int
+    is_quiet: bool
+    measured: list[tuple[str, str, list[Outcome]]] = field(default_factory=list)
+
+    def run(self, backend: Backend, model: str) -> None:
+        outcomes: list[Outcome] = []
+        self.measured.append((model, backend.name, outcomes))
+        for task in self.tasks:
+            with _progress(f"{task.name} of {model}", self.is_quiet) as show:
+                outcome = task.run(backend, context=self.context, batch=self.batch, progress=show)
+            outcomes.append(outcome)
+
+    def report(self) -> Report | None:
+        """The finished tasks of the first model, and beside them those of its teacher; None when
+        there is none."""
+        from wrinklefree.eval.report import Report, TaskReport
+
+        finished = [entry for entry in self.measured if entry[-1]]
+        if not finished:
+            return None
+        (model, backend, outcomes), *teachers = finished
+        beside = teachers[0][-1] if teachers else []
+        pairs = zip(self.tasks, zip_longest(outcomes, beside), strict=False)
+        results = [TaskReport.of(task, *pair) for task, pair in pairs]
+        return Report(model, backend, results, *(teachers[0][:2] if teachers else ()))
+
+
+def _show(report: Report, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(report.to_json()))
         return
@@ -137,21 +189,6 @@ def main(
     click.echo(f"{report.model} ({report.backend}){beside}\n")
     for line in (*report.table(), "", *report.notes()):
         click.echo(line)
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    context: int | None
-    batch: int
-    is_quiet: bool
-
-    def run(self, backend: Backend, tasks: Sequence[Task], model: str) -> list[Outcome]:
-        outcomes = []
-        for task in tasks:
-            with _progress(f"{task.name} of {model}", self.is_quiet) as show:
-                outcome = task.run(backend, context=self.context, batch=self.batch, progress=show)
-                outcomes.append(outcome)
-        return outcomes
 
 
 def _names(tasks: str) -> list[str]:

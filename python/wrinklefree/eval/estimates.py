@@ -33,6 +33,7 @@ class Metric:
     score: Callable[[Floats], Floats]
     is_proportion: bool = False  # the mean of a column of zeros and ones
     higher_is_better: bool = True
+    is_per_token: bool = False  # says nothing beside that of another tokenizer
 
     @property
     def value(self) -> float:
@@ -98,19 +99,36 @@ def paired_delta(model: Metric, teacher: Metric) -> Estimate:
     return _bootstrap(both, difference, "paired bootstrap")
 
 
+def unpaired_delta(model: Metric, teacher: Metric) -> Estimate:
+    """Model minus teacher where their examples are no pairs; each draws its own."""
+    value, name = model.value - teacher.value, "unpaired bootstrap"
+    if min(len(model.statistics), len(teacher.statistics)) < 2:
+        return Estimate(value, None, None, None, name)
+    own = _resampled(model.statistics, model.score, SEED)
+    return _of_draws(value, own - _resampled(teacher.statistics, teacher.score, SEED + 1), name)
+
+
 def _bootstrap(statistics: Floats, score: Callable[[Floats], Floats], name: str) -> Estimate:
     """Percentile bootstrap over the rows of `statistics`, always with the same draws."""
-    total = len(statistics)
     value = float(score(statistics.sum(axis=0)))
-    if total < 2:
+    if len(statistics) < 2:
         return Estimate(value, None, None, None, name)
-    draws = np.random.default_rng(SEED)
+    return _of_draws(value, _resampled(statistics, score, SEED), name)
+
+
+def _resampled(statistics: Floats, score: Callable[[Floats], Floats], seed: int) -> Floats:
+    """[RESAMPLES]: the score of as many rows drawn with replacement."""
+    draws = np.random.default_rng(seed)
+    total = len(statistics)
     chances = np.full(total, 1 / total)
-    values = np.concatenate(
+    return np.concatenate(
         [
             score(draws.multinomial(total, chances, size=_ROWS_AT_ONCE) @ statistics)
             for _ in range(RESAMPLES // _ROWS_AT_ONCE)
         ]
     )
+
+
+def _of_draws(value: float, values: Floats, name: str) -> Estimate:
     low, high = np.percentile(values, [2.5, 97.5])
     return Estimate(value, float(values.std(ddof=1)), float(low), float(high), name)

@@ -32,10 +32,14 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The metrics of one model on one task."""
+    """The metrics of one model on one task.
+
+    examples: tells those of a tokenizer apart; the examples of two models are pairs if it is equal.
+    """
 
     metrics: tuple[Metric, ...]
     counts: Counts
+    examples: str = ""
 
 
 class Task(Protocol):

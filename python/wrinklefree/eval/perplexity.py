@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,8 +62,10 @@ class PerplexityTask:
         if not windows:
             raise UsageError("the data has no window of at least two tokens")
         sums = []  # nats and scored tokens of each window
+        examples = hashlib.sha256()
         for number, window in enumerate(windows):
             progress(number, len(windows))
+            examples.update(np.array([len(window), *window], dtype=np.int64).tobytes())
             logprobs = backend.logprobs(window)
             sums.append((-float(logprobs.sum(dtype="float64")), len(logprobs)))
         progress(len(windows), len(windows))
@@ -71,7 +74,8 @@ class PerplexityTask:
             raise FormatError("the model gives NaN or infinite log-probabilities on this text")
         scored = int(statistics[:, 1].sum())
         counts = Counts(len(windows), scored, 0, len(windows) if head else 0, context)
-        return Outcome(_metrics(statistics, num_tokens / num_bytes), counts)
+        metrics = _metrics(statistics, num_tokens / num_bytes)
+        return Outcome(metrics, counts, examples.hexdigest())
 
 
 def _metrics(statistics: Floats, tokens_per_byte: float) -> tuple[Metric, ...]:
@@ -84,7 +88,8 @@ def _metrics(statistics: Floats, tokens_per_byte: float) -> tuple[Metric, ...]:
     def bits(sums: Floats) -> Floats:
         return nats(sums) * (tokens_per_byte / math.log(2))
 
-    scores = {"perplexity": perplexity, "nats_per_token": nats, "bits_per_byte": bits}
-    return tuple(
-        Metric(name, statistics, score, higher_is_better=False) for name, score in scores.items()
+    return (
+        Metric("perplexity", statistics, perplexity, higher_is_better=False, is_per_token=True),
+        Metric("nats_per_token", statistics, nats, higher_is_better=False, is_per_token=True),
+        Metric("bits_per_byte", statistics, bits, higher_is_better=False),
     )

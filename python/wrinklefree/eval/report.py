@@ -1,4 +1,4 @@
-"""What an evaluation says, as JSON and as the table of lm-eval with more columns."""
+"""What an evaluation says, as JSON and as a table: a row for each model and baseline."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from wrinklefree.eval.estimates import Estimate, estimate, paired_delta
+from wrinklefree.eval.estimates import Estimate, Metric, estimate, paired_delta, unpaired_delta
 from wrinklefree.eval.outcome import Counts, Outcome, Task
 
-HEADER = ("Tasks", "Version", "Filter", "n-shot", "Metric", "", "Value", "", "Stderr", "95 %", "n")
-TEACHER_HEADER = ("Teacher", "Delta", "Delta 95 %")
-TASK_VERSION = "1"  # of prompts and choices in data/glue.py; scores of two versions do not compare
+HEADER = ("Task", "Metric", "Model", "Score", "95 %", "n")
+DELTA_HEADER = ("minus teacher", "95 %")
 
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """One task. `delta` is model minus teacher on the same examples."""
+    """One task. `delta` is model minus teacher, of the metrics that compare."""
 
     name: str
     data: str
@@ -36,13 +35,15 @@ class TaskReport:
         report = (task.name, task.data, task.protocol, outcome.counts, metrics, directions)
         if teacher is None:
             return cls(*report, task.baselines)
+        is_paired = outcome.examples == teacher.examples
         pairs = zip(outcome.metrics, teacher.metrics, strict=True)
+        deltas = {model.name: _delta(model, other, is_paired) for model, other in pairs}
         return cls(
             *report,
             task.baselines,
             {metric.name: estimate(metric) for metric in teacher.metrics},
             teacher.counts,
-            {model.name: paired_delta(model, other) for model, other in pairs},
+            {name: delta for name, delta in deltas.items() if delta is not None},
         )
 
 
@@ -66,10 +67,10 @@ class Report:
         return {**{key: value for key, value in head.items() if value}, "results": results}
 
     def table(self) -> list[str]:
-        """Lines of a Markdown table; rows of baselines have the filter `baseline`."""
-        header = HEADER if self.teacher is None else HEADER + TEACHER_HEADER
+        """Lines of a Markdown table."""
+        header = HEADER if self.teacher is None else HEADER + DELTA_HEADER
         rows = [row for task in self.results for row in _rows(task)]
-        return markdown_table(header, rows)
+        return markdown_table(header, [row[: len(header)] for row in rows])
 
     def notes(self) -> list[str]:
         """One line per task: data, and what was done to the inputs."""
@@ -79,69 +80,83 @@ class Report:
             if task.teacher_counts is not None and task.teacher_counts != task.counts:
                 note += f"; teacher: {_counts_note(task.teacher_counts)}"
             lines.append(note)
+            if task.delta is not None and task.delta.keys() != task.metrics.keys():
+                lines.append(
+                    f"{task.name}: the teacher's tokenizer cuts this text otherwise; only "
+                    f"{', '.join(task.delta)} compares (with --limit on other parts of the text)"
+                )
         return lines
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Padded lines: the first column is aligned left, the others right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    """Padded lines: names are aligned left, numbers right."""
+    # One dash is the least that Markdown takes, beside the colon of a column aligned right.
+    widths = [max(2, *map(len, column)) for column in zip(header, *rows, strict=True)]
+    num_names = HEADER.index("Score")
 
     def line(cells: Sequence[str]) -> str:
-        first, *rest = (
-            cell.ljust(width) if index == 0 else cell.rjust(width)
+        padded = [
+            cell.ljust(width) if index < num_names else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        return f"|{'|'.join([first, *rest])}|"
+        ]
+        return f"| {' | '.join(padded)} |"
 
-    # One dash is the least that Markdown takes, beside the colon of a column aligned right.
-    widths = [max(width, 2) for width in widths]
-    ruler = "|".join("-" * (width - (i > 0)) + ":" * (i > 0) for i, width in enumerate(widths))
-    return [line(header), f"|{ruler}|", *map(line, rows)]
+    rulers = [
+        "-" * (width + 2) if index < num_names else "-" * (width + 1) + ":"
+        for index, width in enumerate(widths)
+    ]
+    return [line(header), f"|{'|'.join(rulers)}|", *map(line, rows)]
+
+
+def _delta(model: Metric, teacher: Metric, is_paired: bool) -> Estimate | None:
+    """None where the two do not compare."""
+    if is_paired:
+        return paired_delta(model, teacher)
+    return None if model.is_per_token else unpaired_delta(model, teacher)
 
 
 def _rows(task: TaskReport) -> list[list[str]]:
-    named = [(name, "none", value) for name, value in task.metrics.items()]
-    named += [
-        (name, f"baseline: {baseline}", value)
-        for baseline, values in task.baselines.items()
-        for name, value in values.items()
-    ]
-    return [
-        [
-            task.name if index == 0 else "",
-            TASK_VERSION if index == 0 else "",
-            filter_name,
-            "0",
-            name,
-            "↑" if task.higher_is_better.get(name, True) else "↓",
-            f"{value.value:.4f}",
-            "±",
-            _number(value.stderr),
-            _span(value),
-            str(task.counts.examples),
-            *_teacher_cells(task, name if filter_name == "none" else None),
-        ]
-        for index, (name, filter_name, value) in enumerate(named)
-    ]
+    """Per metric this model, the teacher, and the baselines that have it."""
+    rows: list[list[str]] = []
+    for name, value in task.metrics.items():
+        scores = {"this model": value}
+        if task.teacher is not None:
+            scores["teacher"] = task.teacher[name]
+        scores |= {who: values[name] for who, values in task.baselines.items() if name in values}
+        for who, score in scores.items():
+            is_first = who == "this model"
+            arrow = "↑" if task.higher_is_better[name] else "↓"
+            rows.append(
+                [
+                    "" if rows else task.name,
+                    f"{name} {arrow}" if is_first else "",
+                    who,
+                    _number(score.value),
+                    _span(score),
+                    str(task.counts.examples),
+                    *(_delta_cells(task, name) if is_first else ("", "")),
+                ]
+            )
+    return rows
 
 
-def _teacher_cells(task: TaskReport, metric: str | None) -> list[str]:
-    if task.teacher is None or task.delta is None:
-        return []
-    if metric is None:
-        return ["", "", ""]
+def _delta_cells(task: TaskReport, metric: str) -> tuple[str, str]:
+    if task.delta is None:
+        return "", ""
+    if metric not in task.delta:
+        return "N/A", "N/A"
     delta = task.delta[metric]
-    return [f"{task.teacher[metric].value:.4f}", f"{delta.value:+.4f}", _span(delta, sign="+")]
+    return _number(delta.value, "+"), _span(delta, "+")
 
 
-def _number(value: float | None) -> str:
-    return "N/A" if value is None else f"{value:.4f}"
+def _number(value: float, sign: str = "") -> str:
+    return f"{round(value, 4) + 0.0:{sign}.4f}"  # + 0.0: no minus before a zero
 
 
 def _span(value: Estimate, sign: str = "") -> str:
     if value.low is None or value.high is None:
         return "N/A"
-    return f"{value.low:{sign}.4f} to {value.high:{sign}.4f}"
+    return f"{_number(value.low, sign)} to {_number(value.high, sign)}"
 
 
 def _counts_note(counts: Counts) -> str:

@@ -23,6 +23,7 @@ from wrinklefree.eval.sources import (
     read_summaries,
 )
 from wrinklefree.eval.summaries import SummaryTask
+from wrinklefree.eval.text_overlap import check_packages
 
 # Name on the command line: the GLUE task and its split.
 GLUE_TASKS = {name: (name, task.eval_split) for name, task in GLUE.items()}
@@ -39,7 +40,8 @@ def open_task(
 
     `max_tokens` bounds a generated answer.
 
-    Raises UsageError for an unknown name or missing data, FormatError naming a bad record.
+    Raises UsageError for an unknown name, missing data or missing packages, FormatError naming a
+    bad record.
     """
     if name == PERPLEXITY:
         if not data.files:
@@ -47,6 +49,7 @@ def open_task(
         place = ", ".join(map(str, data.files))
         return PerplexityTask(place, read_documents(data.files), limit)
     if name == SUMMARIES:
+        check_packages()
         return SummaryTask(*read_summaries(data, limit), max_tokens)
     if name in GLUE_TASKS:
         return _glue_task(name, data, limit)

@@ -7,6 +7,7 @@ takes every line as a sentence. BLEU: corpus BLEU of sacrebleu, whose counts add
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -17,11 +18,16 @@ ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 _ORDERS = 4  # n-grams of BLEU
 
 
-def text_overlap(texts: Sequence[str], references: Sequence[str]) -> tuple[Metric, ...]:
-    """rouge1, rouge2, rougeL, rougeLsum, bleu and avg, their mean.
+def check_packages() -> None:
+    """Raises UsageError when the packages of the extra `eval` are missing: known before texts are
+    generated, not after."""
+    for package in ("rouge_score", "sacrebleu"):
+        if find_spec(package) is None:
+            raise UsageError(f"cnn_dailymail needs {package}; pip install 'wrinklefree[eval]'")
 
-    Raises UsageError when the packages of the extra `eval` are missing.
-    """
+
+def text_overlap(texts: Sequence[str], references: Sequence[str]) -> tuple[Metric, ...]:
+    """rouge1, rouge2, rougeL, rougeLsum, bleu and avg, their mean."""
     rouge, bleu = _rouge(texts, references), _bleu_counts(texts, references)
     total = len(texts)
 
@@ -40,10 +46,8 @@ def text_overlap(texts: Sequence[str], references: Sequence[str]) -> tuple[Metri
 
 def _rouge(texts: Sequence[str], references: Sequence[str]) -> Floats:
     """[texts, 4]: F-measures times 100, in the order of ROUGE."""
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError:
-        raise _missing("rouge_score") from None
+    from rouge_score.rouge_scorer import RougeScorer
+
     scorer = RougeScorer(list(ROUGE), use_stemmer=True)
     scores = [scorer.score(*pair) for pair in zip(references, texts, strict=True)]
     return np.array([[100 * score[name].fmeasure for name in ROUGE] for score in scores])
@@ -51,10 +55,8 @@ def _rouge(texts: Sequence[str], references: Sequence[str]) -> Floats:
 
 def _bleu_counts(texts: Sequence[str], references: Sequence[str]) -> Floats:
     """[texts, 10]: matching and all n-grams for n = 1 to 4, length of text and of reference."""
-    try:
-        from sacrebleu.metrics.bleu import BLEU
-    except ImportError:
-        raise _missing("sacrebleu") from None
+    from sacrebleu.metrics.bleu import BLEU
+
     scorer = BLEU(effective_order=True)  # changes a sentence's score, which is not used
     scores = [
         scorer.sentence_score(text, [ref]) for text, ref in zip(texts, references, strict=True)
@@ -73,7 +75,3 @@ def _bleu(sums: Floats) -> Floats:
         return float(BLEU.compute_bleu(found, total, text_length, reference_length).score)
 
     return np.apply_along_axis(score, -1, sums)
-
-
-def _missing(package: str) -> UsageError:
-    return UsageError(f"cnn_dailymail needs {package}; pip install 'wrinklefree[eval]'")
