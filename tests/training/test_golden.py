@@ -19,15 +19,6 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "training_losses.json"
 TOLERANCE, TOLERANCE_ELSEWHERE = 1e-6, 2e-2
 
 
-def place() -> str:
-    """What the last bits depend on: also the processor, whose kernels the libraries choose."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    keys = ("vendor_id", "cpu family", "model")
-    facts = dict(line.split(":", 1) for line in lines if line.split(":")[0].strip() in keys)
-    return ", ".join([environment(), *(value.strip() for value in facts.values())])
-
-
 @pytest.fixture(scope="module")
 def losses(
     run: Callable[..., Path],
@@ -61,10 +52,10 @@ def losses(
 
 def test_losses_are_the_golden_ones(losses: dict[str, list[float]], update_golden: bool) -> None:
     if update_golden:
-        text = json.dumps({"environment": place(), "losses": losses}, indent=1)
+        text = json.dumps({"environment": environment(), "losses": losses}, indent=1)
         GOLDEN.write_text(text + "\n", encoding="utf-8")
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
-    is_same_place = golden["environment"] == place()
+    is_same_place = golden["environment"] == environment()
     tolerance = TOLERANCE if is_same_place else TOLERANCE_ELSEWHERE
     assert losses.keys() == golden["losses"].keys()
     for stage, values in golden["losses"].items():

@@ -260,6 +260,34 @@ def test_a_crash_goes_back_to_the_last_checkpoint(
     assert losses(read_metrics(tmp_path / "parts")) == losses(read_metrics(whole))
 
 
+def test_a_death_while_the_metrics_are_cut_costs_no_metrics(
+    run: Run,
+    random_models: dict[str, str],
+    parent: Path,
+    corpus: str,
+    tmp_path: Path,
+    read_metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = (*settings(random_models["llama"], parent, corpus), "training.steps=2")
+    out = tmp_path / "o"
+    out.mkdir()
+    entry = {"kind": "train", "stage": "stage3_distill", "step": 0, "loss": 1.5}
+    (out / "metrics.jsonl").write_text(json.dumps(entry) + "\n")
+
+    def die(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", die)
+        with pytest.raises(MemoryError):
+            run("stage3_distill", out, *given)
+    assert read_metrics(out) == [entry]
+    run("stage3_distill", out, *given)
+    assert len(read_metrics(out)) == 2
+    assert sorted(path.name for path in out.glob(".*")) == []
+
+
 def test_a_finished_run_is_not_repeated(
     run: Run, random_models: dict[str, str], parent: Path, corpus: str, tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ from wrinklefree.models.manifest import STATE_DIR, Manifest, read_manifest
 from wrinklefree.models.staging import staged_directory
 from wrinklefree.models.weights import WEIGHTS_NAME, master_weights
 from wrinklefree.training.distributed import current_world
-from wrinklefree.training.metrics import METRICS_NAME, num_tokens
+from wrinklefree.training.metrics import METRICS_NAME, PARTIAL_NAME, num_tokens
 from wrinklefree.training.optimizer_state import load_moments, save_moments
 
 MOMENTS = "optimizer"
@@ -82,7 +82,7 @@ def is_finished(config: RunConfig, parent: str | None) -> bool:
 def _holds_same_run(config: RunConfig, parent: str | None) -> bool:
     out = Path(config.out)
     leftovers = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if leftovers and not is_artifact(out) and leftovers != {METRICS_NAME}:
+    if leftovers - {METRICS_NAME, PARTIAL_NAME} and not is_artifact(out):
         raise UsageError(f"out={out} exists and is not an artifact: remove it or choose another")
     if config.resume == "never" or not is_artifact(out):
         return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import platform
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def record(model: PreTrainedModel, tokens: list[list[int]]) -> dict[str, Any]:
     return {
         "cross_entropy": probe_cross_entropy(model, tokens),
         "tokens": tokens,
-        "environment": environment(),
+        "environment": environment(device_of(model)),
     }
 
 
@@ -67,7 +68,7 @@ def verify(model: PreTrainedModel, recorded: dict[str, Any], name: str) -> float
     except (KeyError, TypeError, ValueError):
         raise FormatError(f"{name}: the continuity record in wrinklefree.json is damaged") from None
     now = probe_cross_entropy(model, tokens)
-    is_same_place = recorded.get("environment") == environment()
+    is_same_place = recorded.get("environment") == environment(device_of(model))
     tolerance = TOLERANCE if is_same_place else TOLERANCE_ELSEWHERE
     if not math.isclose(now, before, rel_tol=tolerance, abs_tol=tolerance):
         raise VerificationError(
@@ -78,9 +79,25 @@ def verify(model: PreTrainedModel, recorded: dict[str, Any], name: str) -> float
     return now
 
 
-def environment() -> str:
-    """What decides the last bits of a sum: torch, instruction set and threads."""
-    return (
-        f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, "
-        f"{platform.machine()}, {torch.get_num_threads()} threads"
-    )
+def environment(device: torch.device | None = None) -> str:
+    """What decides the last bits of a sum: torch, instruction set, threads, and the processor (a
+    GPU too), whose kernels the libraries choose."""
+    facts = [
+        f"torch {torch.__version__}",
+        torch.backends.cpu.get_cpu_capability(),
+        platform.machine(),
+        f"{torch.get_num_threads()} threads",
+        *_processor(),
+    ]
+    if device is not None and device.type == "cuda":
+        facts.append(torch.cuda.get_device_name(device))
+    return ", ".join(facts)
+
+
+def _processor() -> list[str]:
+    """Vendor, family and model, where Linux tells them."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    values = {name.strip(): value.strip() for name, value in fields.items()}
+    return [values[key] for key in ("vendor_id", "cpu family", "model") if key in values]

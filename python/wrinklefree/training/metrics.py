@@ -28,6 +28,7 @@ from wrinklefree.training.tracking import Tracker
 log = logging.getLogger(__name__)
 
 METRICS_NAME = "metrics.jsonl"
+PARTIAL_NAME = ".metrics.jsonl.partial"  # its successor, while it is written
 HEAD = ("kind", "stage", "step")  # of every object in it
 PLAIN_LINES = 20  # lines of a run that writes to a file or pipe
 
@@ -149,7 +150,9 @@ def _drop_lines_from(path: Path, step: int) -> list[dict[str, Any]]:
         if entry["step"] < step or is_in_checkpoint:
             lines.append(line + "\n")
             kept.append(entry)
-    path.write_text("".join(lines), encoding="utf-8")
+    partial = path.with_name(PARTIAL_NAME)
+    partial.write_text("".join(lines), encoding="utf-8")
+    partial.replace(path)
     return kept
 
 
