@@ -16,7 +16,7 @@ help:  ## list the targets
 demo: build  ## the whole chain on SmolLM2-135M: distil, convert, verify, serve, compare
 	$(BIN)/python -m demo
 
-demo-tiny: build  ## the same chain on the tiny stories260K model, in two minutes
+demo-tiny: build  ## the same chain on the tiny stories260K model, in three minutes; needs the test data (CONTRIBUTING.md)
 	$(BIN)/python -m demo --tiny
 
 test: build  ## the tests
