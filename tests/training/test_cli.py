@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,17 @@ def test_help_lists_stages_groups_and_examples() -> None:
     assert result.exit_code == 0
     for word in (*STAGES, "distributed", "training.gains_lr_multiplier", "Examples:"):
         assert word in result.output
+
+
+def test_a_program_tells_nothing_but_its_own(stories: str, corpus: str, tmp_path: Path) -> None:
+    """Libraries that are imported on the way (torchao by transformers) keep quiet."""
+    command = (
+        *(sys.executable, "-m", "wrinklefree.cli.train", "training=teacher_sft", "--dry-run"),
+        *(f"model.path={stories}", f"data.path={corpus}", f"out={tmp_path}/o"),
+    )
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("stage ")
+    assert result.stderr == ""
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(
