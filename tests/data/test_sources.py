@@ -11,7 +11,7 @@ import pytest
 
 from wrinklefree.configs.config import DataConfig
 from wrinklefree.data.records import PairRecord, TextRecord
-from wrinklefree.data.sources import read_records
+from wrinklefree.data.sources import fingerprint, read_records
 from wrinklefree.errors import FormatError, UsageError
 
 SFT = {"prompt": "2+2=", "completion": "4"}
@@ -134,3 +134,16 @@ def test_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"owner/name .*no route.*give its files") as caught:
         read(DataConfig(path="owner/name"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("at", [0, 5000, -1])
+def test_a_fingerprint_sees_other_content_of_the_same_size(tmp_path: Path, at: int) -> None:
+    content = bytearray(b"a" * 9000)
+    (tmp_path / "a.txt").write_bytes(content)
+    source = DataConfig(path=str(tmp_path)).sources[0]
+    before = fingerprint(source)
+    (tmp_path / "a.txt").write_bytes(content)  # later, and the same
+    assert fingerprint(source) == before
+    content[at] = ord("b")
+    (tmp_path / "a.txt").write_bytes(content)
+    assert fingerprint(source) != before

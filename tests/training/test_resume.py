@@ -302,6 +302,60 @@ def test_a_finished_run_is_not_repeated(
     assert (out / "wrinklefree.json").stat().st_mtime_ns != before
 
 
+def flip_byte(path: Path, at: int) -> None:
+    """Another byte, the same size."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize("what", ["data", "eval", "teacher"])
+def test_other_files_at_the_same_paths_are_told(
+    run: Run,
+    random_models: dict[str, str],
+    parent: Path,
+    corpus: str,
+    tmp_path: Path,
+    stop_at: Callable[[int, signal.Signals], None],
+    is_finished: bool,
+    what: str,
+) -> None:
+    paths = {name: tmp_path / name for name in ("data", "eval", "teacher")}
+    for name in ("data", "eval"):
+        paths[name].mkdir()
+        shutil.copy(corpus, paths[name] / "a.txt")
+    shutil.copytree(random_models["llama"], paths["teacher"])
+    given = (
+        *settings(str(paths["teacher"]), parent, str(paths["data"])),
+        *(f"data.eval_path={paths['eval']}", "training.steps=4"),
+    )
+    out = tmp_path / "o"
+    if is_finished:
+        run("stage3_distill", out, *given)
+    else:
+        stop_at(1, signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            run("stage3_distill", out, *given)
+    if what == "teacher":
+        weights = paths[what] / "model.safetensors"
+        flip_byte(weights, weights.stat().st_size - 7)
+    else:
+        flip_byte(paths[what] / "a.txt", 100)
+    with pytest.raises(UsageError, match=rf"the files of {paths[what]} have changed.*resume=never"):
+        run("stage3_distill", out, *given)
+
+
+def test_a_finished_run_does_not_need_its_data(
+    run: Run, random_models: dict[str, str], corpus: str, tmp_path: Path
+) -> None:
+    data = Path(shutil.copy(corpus, tmp_path / "a.txt"))
+    given = (f"model.path={random_models['llama']}", f"data.path={data}")
+    out = run("stage1_subln", tmp_path / "o", *given)
+    data.unlink()
+    run("stage1_subln", out, *given)
+
+
 def test_a_run_that_was_killed_between_the_renames_is_found(
     run: Run, random_models: dict[str, str], parent: Path, corpus: str, tmp_path: Path
 ) -> None:

@@ -91,7 +91,8 @@ def main(settings: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
         return
     manifest = read_manifest(out)
     # The long entries stay in wrinklefree.json.
-    metrics = {k: v for k, v in manifest.metrics.items() if k not in ("continuity", "subln_errors")}
+    long = ("continuity", "subln_errors", "input_files")
+    metrics = {k: v for k, v in manifest.metrics.items() if k not in long}
     summary = {"out": str(out), "stage": manifest.stage, "lambda": manifest.lam, "metrics": metrics}
     _print(summary, as_json=as_json)
 

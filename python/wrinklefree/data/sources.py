@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from wrinklefree.configs.config import DataConfig, SourceConfig
+from wrinklefree.data.identity import files_hash
 from wrinklefree.data.readers import (
     FILE_KINDS,
     FileReader,
@@ -95,9 +95,8 @@ def fingerprint(source: SourceConfig) -> dict[str, Any]:
     identity: dict[str, Any] = {"path": source.path, "format": source.format, "limit": source.limit}
     if is_hub(source.path):
         return identity | {"subset": source.subset, "split": source.split, "rev": source.revision}
-    sizes = [f"{file.name} {file.stat().st_size}" for file in files_of(source.path)]
-    digest = hashlib.sha256("\n".join(sizes).encode()).hexdigest()
-    return identity | {"files": len(sizes), "sha256": digest}
+    files = files_of(source.path)
+    return identity | {"files": len(files), "sha256": files_hash(files)}
 
 
 def _is_glob(path: str) -> bool:

@@ -28,6 +28,7 @@ from wrinklefree.models.manifest import STATE_DIR, Manifest, read_manifest
 from wrinklefree.models.staging import staged_directory
 from wrinklefree.models.weights import WEIGHTS_NAME, master_weights
 from wrinklefree.training.distributed import current_world
+from wrinklefree.training.input_files import changed_inputs, input_hashes
 from wrinklefree.training.metrics import METRICS_NAME, PARTIAL_NAME, num_tokens
 from wrinklefree.training.optimizer_state import load_moments, save_moments
 
@@ -60,7 +61,7 @@ def recipe_of(config: RunConfig) -> dict[str, Any]:
 def find_progress(config: RunConfig, parent: str | None) -> Progress | None:
     """Where to continue in `config.out`; None to start at step 0.
 
-    Raises UsageError when `out` holds something else, or a run with other settings.
+    Raises UsageError when `out` holds something else, or a run with other settings or inputs.
     """
     out = Path(config.out)
     if not _holds_same_run(config, parent) or not (out / STATE_DIR).is_dir():
@@ -90,9 +91,11 @@ def _holds_same_run(config: RunConfig, parent: str | None) -> bool:
     differences = _differences(manifest.recipe, recipe_of(config))
     if manifest.parent != parent:
         differences.append("the artifact it starts from has changed")
+    changed = changed_inputs(manifest.metrics, input_hashes(config))
+    differences += [f"the files of {path} have changed" for path in changed]
     if differences:
         raise UsageError(
-            f"out={out} holds a run with other settings ({'; '.join(differences)}); choose another "
+            f"out={out} holds another run ({'; '.join(differences)}); choose another "
             "out, or resume=never to replace it"
         )
     return True

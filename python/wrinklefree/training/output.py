@@ -10,7 +10,7 @@ from wrinklefree.configs.config import RunConfig
 from wrinklefree.data.loader import Batches
 from wrinklefree.data.packing import TokenRows
 from wrinklefree.models.manifest import Manifest
-from wrinklefree.training import checkpointing, continuity
+from wrinklefree.training import checkpointing, continuity, input_files
 from wrinklefree.training.distributed import World
 from wrinklefree.training.sharding import Apply
 from wrinklefree.training.student import Student
@@ -29,6 +29,7 @@ class Output:
     total_steps: int
     world: World
     apply: Apply
+    input_hashes: dict[str, str]
 
     @property
     def directory(self) -> Path:
@@ -70,5 +71,10 @@ class Output:
             parent=self.student.parent,
             recipe=checkpointing.recipe_of(self.config),
             data_position=position,
-            metrics={"steps": step, "total_steps": self.total_steps, **metrics},
+            metrics={
+                "steps": step,
+                "total_steps": self.total_steps,
+                input_files.METRIC: self.input_hashes,
+                **metrics,
+            },
         )

@@ -24,6 +24,7 @@ from wrinklefree.training.dealing import StreamPart
 from wrinklefree.training.distributed import current_world
 from wrinklefree.training.evaluation import Evaluation
 from wrinklefree.training.forward import calibration_rows_of
+from wrinklefree.training.input_files import input_hashes
 from wrinklefree.training.inputs import Inputs, num_steps, open_inputs
 from wrinklefree.training.interrupt import StopRequest
 from wrinklefree.training.metrics import MetricsLog
@@ -59,6 +60,7 @@ def train(config: RunConfig, student: Student) -> Path:
     world = current_world()
     progress = checkpointing.find_progress(config, student.parent)
     world.wait()  # nobody may write before all have looked
+    hashes = input_hashes(config)
     precision = choose_precision(training)
     check_installed(config)
     if training.compile:
@@ -101,7 +103,7 @@ def train(config: RunConfig, student: Student) -> Path:
         update.load_state_dict(progress.update)
 
     loader, sample = inputs.loader, inputs.sample
-    output = Output(config, student, loader, sample, update, total_steps, world, apply)
+    output = Output(config, student, loader, sample, update, total_steps, world, apply, hashes)
     trainer = Trainer(
         model=model,
         objective=objective,

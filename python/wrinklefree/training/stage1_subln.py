@@ -18,7 +18,7 @@ from wrinklefree.models.calibration import calibrate_subln_
 from wrinklefree.models.manifest import Manifest
 from wrinklefree.models.quant_config import QuantConfig
 from wrinklefree.models.surgery import quantize_
-from wrinklefree.training import checkpointing, continuity
+from wrinklefree.training import checkpointing, continuity, input_files
 from wrinklefree.training.forward import calibration_rows_of
 from wrinklefree.training.inputs import open_inputs
 from wrinklefree.training.student import load_float
@@ -33,6 +33,7 @@ def run(config: RunConfig) -> Path:
     """
     stage = config.training
     assert isinstance(stage, SublnConfig)
+    hashes = input_files.input_hashes(config)
     student = load_float(config.model)
     model = student.model
     inputs = open_inputs(
@@ -60,7 +61,11 @@ def run(config: RunConfig) -> Path:
         parent=student.parent,
         recipe=checkpointing.recipe_of(config),
         data_position=inputs.loader.state_dict(),
-        metrics={"subln_errors": errors, continuity.METRIC: before},
+        metrics={
+            "subln_errors": errors,
+            continuity.METRIC: before,
+            input_files.METRIC: hashes,
+        },
     )
     out = Path(config.out)
     checkpointing.save_finished(out, model, student.tokenizer, manifest)
