@@ -1,4 +1,4 @@
-"""What an evaluation says, as JSON and as a table: a row for each model and baseline."""
+"""What an evaluation says, as JSON and as the table of lm-eval with more columns."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 from wrinklefree.eval.estimates import Estimate, Metric, estimate, paired_delta, unpaired_delta
 from wrinklefree.eval.outcome import Counts, Outcome, Task
 
-HEADER = ("Task", "Metric", "Model", "Score", "95 %", "n")
-DELTA_HEADER = ("minus teacher", "95 %")
+HEADER = ("Tasks", "Version", "Filter", "n-shot", "Metric", "", "Value", "", "Stderr", "95 %", "n")
+TEACHER_HEADER = ("Teacher", "Delta", "Delta 95 %")
+TASK_VERSION = "1"  # of prompts and choices in data/glue.py; scores of two versions do not compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,8 @@ class Report:
         return {**{key: value for key, value in head.items() if value}, "results": results}
 
     def table(self) -> list[str]:
-        """Lines of a Markdown table."""
-        header = HEADER if self.teacher is None else HEADER + DELTA_HEADER
+        """Lines of a Markdown table; rows of baselines have the filter `baseline`."""
+        header = HEADER if self.teacher is None else HEADER + TEACHER_HEADER
         rows = [row for task in self.results for row in _rows(task)]
         return markdown_table(header, [row[: len(header)] for row in rows])
 
@@ -89,23 +90,20 @@ class Report:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Padded lines: names are aligned left, numbers right."""
-    # One dash is the least that Markdown takes, beside the colon of a column aligned right.
-    widths = [max(2, *map(len, column)) for column in zip(header, *rows, strict=True)]
-    num_names = HEADER.index("Score")
+    """Padded lines: the first column is aligned left, the others right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
-        padded = [
-            cell.ljust(width) if index < num_names else cell.rjust(width)
+        first, *rest = (
+            cell.ljust(width) if index == 0 else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return f"| {' | '.join(padded)} |"
+        )
+        return f"|{'|'.join([first, *rest])}|"
 
-    rulers = [
-        "-" * (width + 2) if index < num_names else "-" * (width + 1) + ":"
-        for index, width in enumerate(widths)
-    ]
-    return [line(header), f"|{'|'.join(rulers)}|", *map(line, rows)]
+    # One dash is the least that Markdown takes, beside the colon of a column aligned right.
+    widths = [max(width, 2) for width in widths]
+    ruler = "|".join("-" * (width - (i > 0)) + ":" * (i > 0) for i, width in enumerate(widths))
+    return [line(header), f"|{ruler}|", *map(line, rows)]
 
 
 def _delta(model: Metric, teacher: Metric, is_paired: bool) -> Estimate | None:
@@ -116,37 +114,39 @@ def _delta(model: Metric, teacher: Metric, is_paired: bool) -> Estimate | None:
 
 
 def _rows(task: TaskReport) -> list[list[str]]:
-    """Per metric this model, the teacher, and the baselines that have it."""
-    rows: list[list[str]] = []
-    for name, value in task.metrics.items():
-        scores = {"this model": value}
-        if task.teacher is not None:
-            scores["teacher"] = task.teacher[name]
-        scores |= {who: values[name] for who, values in task.baselines.items() if name in values}
-        for who, score in scores.items():
-            is_first = who == "this model"
-            arrow = "↑" if task.higher_is_better[name] else "↓"
-            rows.append(
-                [
-                    "" if rows else task.name,
-                    f"{name} {arrow}" if is_first else "",
-                    who,
-                    _number(score.value),
-                    _span(score),
-                    str(task.counts.examples),
-                    *(_delta_cells(task, name) if is_first else ("", "")),
-                ]
-            )
-    return rows
+    named = [(name, "none", value) for name, value in task.metrics.items()]
+    named += [
+        (name, f"baseline: {baseline}", value)
+        for baseline, values in task.baselines.items()
+        for name, value in values.items()
+    ]
+    return [
+        [
+            task.name if index == 0 else "",
+            TASK_VERSION if index == 0 else "",
+            filter_name,
+            "0",
+            name,
+            "↑" if task.higher_is_better.get(name, True) else "↓",
+            _number(value.value),
+            "±",
+            "N/A" if value.stderr is None else _number(value.stderr),
+            _span(value),
+            str(task.counts.examples),
+            *(_teacher_cells(task, name) if filter_name == "none" else ("", "", "")),
+        ]
+        for index, (name, filter_name, value) in enumerate(named)
+    ]
 
 
-def _delta_cells(task: TaskReport, metric: str) -> tuple[str, str]:
-    if task.delta is None:
-        return "", ""
+def _teacher_cells(task: TaskReport, metric: str) -> tuple[str, str, str]:
+    if task.teacher is None or task.delta is None:
+        return "", "", ""
+    score = _number(task.teacher[metric].value)
     if metric not in task.delta:
-        return "N/A", "N/A"
+        return score, "N/A", "N/A"
     delta = task.delta[metric]
-    return _number(delta.value, "+"), _span(delta, "+")
+    return score, _number(delta.value, "+"), _span(delta, "+")
 
 
 def _number(value: float, sign: str = "") -> str:
