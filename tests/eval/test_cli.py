@@ -143,7 +143,8 @@ def test_finished_tasks_survive_an_error(stories: Path, tmp_path: Path) -> None:
     options = ("--tasks", f"{task},{tmp_path / 'long.jsonl'}", "--context", "16")
     code, out, err = run(stories, *options)
     assert code == 2
-    assert "a choice alone fills the context" in err.splitlines()[-1]
+    last = err.splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path / 'long.jsonl'} of {stories}: record 1: a choice")
     assert "|1.0000|" in out
     assert "long.jsonl" not in out
     code, out, _ = run(stories, *options, "--json")
@@ -180,6 +181,10 @@ def test_a_card_without_a_place_for_scores_is_refused_first(stories: Path, tmp_p
         (["{model}", "--tasks", " ,"], "names no task"),
         (["{model}", "--tasks", "sst2", "--data", "{text}", "--train", "{task}"], "--train"),
         (["{model}", "--tasks", "pp"], "did you mean 'ppl'"),
+        (["{model}", "--tasks", "hellaswag"], "`wf lm-eval` runs the tasks of lm-eval"),
+        (["{model}", "--tasks", "{text}"], "--tasks ppl --data"),
+        (["{model}", "--tasks", "ppl,sst2", "--data", "{text}"], "sst2/validation.jsonl"),
+        (["{model}", "--tasks", "{task}", "--revision", "v2"], "no model of the hub"),
         (["{model}", "--tasks", "ppl"], "--data FILE"),
         (["{model}", "--tasks", "ppl", "--data", "{text}", "--context", "4096"], "512"),
         (["{model}", "--tasks", "{task}", "--data", "{task}"], "belongs to"),

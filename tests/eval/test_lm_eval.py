@@ -39,6 +39,8 @@ def test_task_files_say_what_training_says(tmp_path: Path) -> None:
         task = yaml.safe_load((tmp_path / "tasks" / f"wrinklefree_{name}.yaml").read_text())
         prompt, choices, label = glue_example(GLUE[key], ROWS[key], "here")
         assert jinja2.Template(task["doc_to_text"]).render(**ROWS[key]) == prompt
+        # Without these two lm-eval warns of each metric.
+        assert set(task["metric_list"][0]) == {"metric", "aggregation", "higher_is_better"}
         assert (task["doc_to_choice"], ROWS[key][task["doc_to_target"]]) == (list(choices), label)
 
 
@@ -169,6 +171,23 @@ def test_texts_and_answers(lm_eval: Any, stories: Path, caplog: pytest.LogCaptur
         "model_context": 512,
         "num_truncated": 3,
     }
+
+
+def test_wrong_arguments_are_one_line(lm_eval: Any, stories: Path) -> None:
+    from wrinklefree.errors import UsageError
+    from wrinklefree.eval.lm_eval_model import WrinklefreeLM
+
+    wrong: list[tuple[dict[str, str], str]] = [
+        ({"pretrained": "gpt2"}, "pretrained unknown; give model="),
+        ({"model": str(stories), "dtype": "bfloat16"}, "dtype unknown"),
+        ({}, "no model; give model="),
+        ({"model": str(stories), "backend": "gpu"}, "not one of auto, torch, engine"),
+    ]
+    for arguments, told in wrong:
+        with pytest.raises(UsageError, match=told):
+            WrinklefreeLM(**arguments)
+    with pytest.raises(UsageError, match="leave out --apply_chat_template"):
+        WrinklefreeLM(str(stories), backend="engine").apply_chat_template([])
 
 
 @pytest.mark.parametrize("backend", ["torch", "engine"])

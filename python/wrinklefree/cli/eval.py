@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wrinklefree.cli.command import Command, json_option, verbose_option, version_option
-from wrinklefree.errors import UsageError
+from wrinklefree.errors import UsageError, WrinklefreeError
 
 if TYPE_CHECKING:
     from wrinklefree.eval.backend import Backend
@@ -163,8 +163,12 @@ class _Evaluation:
         self.measured.append((model, backend.name, outcomes))
         for task in self.tasks:
             with _progress(f"{task.name} of {model}", self.is_quiet) as show:
-                outcome = task.run(backend, context=self.context, batch=self.batch, progress=show)
-            outcomes.append(outcome)
+                try:
+                    outcomes.append(
+                        task.run(backend, context=self.context, batch=self.batch, progress=show)
+                    )
+                except WrinklefreeError as error:
+                    raise type(error)(f"{task.name} of {model}: {error}") from error
 
     def report(self) -> Report | None:
         """The finished tasks of the first model, and beside them those of its teacher; None when

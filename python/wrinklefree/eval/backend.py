@@ -12,6 +12,8 @@ import numpy as np
 from wrinklefree.engine.results import Score
 from wrinklefree.errors import UsageError
 
+BACKENDS = ("auto", "torch", "engine")
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -67,9 +69,14 @@ def open_backend(model: str, *, backend: str = "auto", revision: str | None = No
     is a server's.
 
     `backend` "engine" runs a directory in the engine. Imports only what the chosen one needs.
-    Raises UsageError for a model that is not there.
+    Raises UsageError for a model that is not there, or that `backend` or `revision` do not fit.
     """
-    if model.startswith(("http://", "https://")):
+    if backend not in BACKENDS:
+        raise UsageError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
+    is_server = model.startswith(("http://", "https://"))
+    if revision is not None and (is_server or Path(model).exists()):
+        raise UsageError(f"{model} is no model of the hub: it has no --revision {revision}")
+    if is_server:
         if backend != "auto":
             raise UsageError(f"{model} is a server: --backend {backend} cannot run it")
         from wrinklefree.eval.server_backend import ServerBackend

@@ -34,20 +34,28 @@ class WrinklefreeLM(LM):  # type: ignore[misc]  # lm-eval has no types
 
     model, backend, revision: those of wf-eval. batch_size: questions asked at once, 8 if "auto".
     device and max_batch_size come from lm-eval's command line to every model; batches change no
-    score here, and models run on the CPU. Raises as `open_backend` does.
+    score here, and models run on the CPU. Raises as `open_backend` does, and UsageError for other
+    arguments.
     """
 
     def __init__(
         self,
-        model: str,
+        model: str | None = None,
         *,
         backend: str = "auto",
         revision: str | None = None,
         batch_size: int | str = "auto",
         device: str | None = None,
         max_batch_size: int | None = None,
+        **unknown: object,
     ) -> None:
         super().__init__()
+        if unknown or model is None:
+            wrong = f"{', '.join(unknown)} unknown" if unknown else "no model"
+            raise UsageError(
+                f"--model_args: {wrong}; give model=DIRECTORY, FILE.gguf or URL, and if needed "
+                "backend= and revision="
+            )
         self._backend = open_backend(model, backend=backend, revision=revision)
         self._batch = 8 if str(batch_size).startswith("auto") else int(batch_size)
         self._num_truncated = 0
@@ -142,6 +150,12 @@ class WrinklefreeLM(LM):  # type: ignore[misc]  # lm-eval has no types
             "a whole text is scored after a begin or end token, and this model has none (a server "
             "tells no end token: give model=DIRECTORY or model=FILE.gguf)"
         )
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Always UsageError; lm-eval calls it before the first request."""
+        raise UsageError("the model wrinklefree knows no chat: leave out --apply_chat_template")
 
     def get_model_info(self) -> dict[str, Any]:
         """For the `config` of lm-eval's results, which asks after the last request."""

@@ -16,6 +16,7 @@ from wrinklefree.eval.tasks import GLUE_TASKS
 GROUP = "wrinklefree_glue"  # the tag under which lm-eval runs all of them
 
 _METRICS = {"mrpc": ("acc", "f1"), "cola": ("mcc", "acc")}
+_AGGREGATIONS = {"acc": "mean", "f1": "f1", "mcc": "matthews_corrcoef"}
 
 
 def write_tasks(folder: Path, data: Sequence[Path]) -> list[str]:
@@ -55,6 +56,9 @@ def task_file(name: str, task: GlueTask, files: Sequence[Path]) -> dict[str, Any
         "doc_to_choice": list(task.choices),
         "doc_to_target": "label",
         "target_delimiter": "",  # each choice begins with its own space
-        "metric_list": [{"metric": metric} for metric in _METRICS.get(task.name, ("acc",))],
+        "metric_list": [
+            {"metric": metric, "aggregation": _AGGREGATIONS[metric], "higher_is_better": True}
+            for metric in _METRICS.get(task.name, ("acc",))
+        ],
         "metadata": {"version": 1},
     }

@@ -102,11 +102,22 @@ def _open(source: SourceConfig, name: str, data: DataPaths) -> tuple[str, Rows]:
         paths = split_files(data.folders, name, source.split)
     elif data.files:
         paths = list(data.files)
+        texts = [path for path in paths if is_text(path)]
+        if texts:
+            raise UsageError(
+                f"--data {texts[0]} is a text; {name} has records: give a folder with "
+                f"{name}/{source.split}.jsonl, or nothing to take it from the hub"
+            )
     else:
         place = f"{source.path} {source.subset} {source.split}"
         return place, HubReader(source, shard=Shard())
     place = ", ".join(map(str, paths))
     return place, FileReader(paths, source, shard=Shard())
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file is one text, without records."""
+    return path.name.endswith((".txt", ".raw"))
 
 
 def split_files(folders: Sequence[Path], name: str, split: str) -> list[Path]:

@@ -17,6 +17,7 @@ from wrinklefree.eval.outcome import Task
 from wrinklefree.eval.perplexity import PerplexityTask
 from wrinklefree.eval.sources import (
     DataPaths,
+    is_text,
     read_choices,
     read_documents,
     read_glue,
@@ -54,9 +55,12 @@ def open_task(
     if name in GLUE_TASKS:
         return _glue_task(name, data, limit)
     if Path(name).is_file():
+        if is_text(Path(name)):
+            raise UsageError(f"--tasks {name} is a text: --tasks ppl --data {name} scores it")
         records = read_choices(Path(name), limit)
         return ChoiceTask(name, name, records, baselines=_baselines(records, train))
-    raise UsageError(f"--tasks {name!r} is neither a task nor a file{nearest(name, NAMES)}")
+    hint = nearest(name, NAMES) or "; `wf lm-eval` runs the tasks of lm-eval"
+    raise UsageError(f"--tasks {name!r} is neither a task nor a file{hint}")
 
 
 def _glue_task(name: str, data: DataPaths, limit: int | None) -> Task:
