@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -22,8 +23,12 @@ from click.testing import CliRunner, Result
 
 from wrinklefree import LLM
 from wrinklefree.cli import convert, serve, train
+from wrinklefree.configs.compose import compose_run
 from wrinklefree.convert.hf_source import HfSource
+from wrinklefree.data.encode import IGNORE
+from wrinklefree.data.packing import TokenRows
 from wrinklefree.models import load_artifact
+from wrinklefree.training.inputs import load_rows
 
 Paths = dict[str, Path]
 
@@ -125,6 +130,37 @@ def test_the_engine_computes_what_was_trained(
         for logits in (torch_logits(paths[name], token_ids), engine_logits(paths[name], token_ids))
     ]
     assert abs(losses[0] - losses[1]) < 0.01
+
+
+def engine_loss(model: Path, rows: TokenRows) -> float:
+    """Nats per label, one document at a time."""
+    nats = num_labels = 0.0
+    with LLM(model, threads=1) as llm:
+        for index in range(len(rows)):
+            tokens, targets, documents = rows.row(index)
+            for document in np.unique(documents):
+                inside = documents == document
+                # The target of the last token is no token of the row.
+                ids = [*tokens[inside].tolist(), max(int(targets[inside][-1]), 0)]
+                is_label = targets[inside] != IGNORE
+                nats -= float(llm.logprobs(ids)[is_label].sum())
+                num_labels += int(is_label.sum())
+    return nats / num_labels
+
+
+def test_the_loss_that_training_reports_is_that_of_the_engine(paths: Paths) -> None:
+    """Per run: what wf-train measured last, on its held-out rows, beside the deployed model."""
+    settings = (f"data.path={paths['task']}", "data.format=sft", "data.max_length=128")
+    config = compose_run(
+        [f"model.path={paths['s2']}", "training=stage3_distill", *settings, "out=x"]
+    )
+    tokenizer = load_artifact(paths["s3"]).tokenizer
+    rows = load_rows(replace(config.data, eval_rows=4), tokenizer).evaluation
+    assert rows is not None
+    lines = (paths["s3"] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    reported = [e["cross_entropy"] for e in map(json.loads, lines) if e["kind"] == "eval"]
+    assert abs(reported[-1] - engine_loss(paths["s3"], rows)) < 0.01
+    assert abs(reported[-1] - engine_loss(paths["sft"], rows)) > 0.1  # the float model's is another
 
 
 def test_stages_are_further_apart_than_the_bounds(paths: Paths, token_ids: list[int]) -> None:

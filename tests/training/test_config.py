@@ -25,6 +25,14 @@ def test_every_stage_has_a_valid_file_of_its_name(stage: str) -> None:
     assert config.training.stage == stage
 
 
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_no_stage_decays_weights_to_its_end_by_default(stage: str) -> None:
+    """Decay that stays on makes ternary training plateau (openai/parameter-golf#367)."""
+    training = compose_run([f"training={stage}", "model.path=m", "data.path=d", "out=o"]).training
+    if isinstance(training, GradientConfig):
+        assert training.weight_decay == 0 or training.weight_decay_until < 1
+
+
 def test_every_packaged_file_composes() -> None:
     for group in GROUPS:
         for name in group_choices(group):
