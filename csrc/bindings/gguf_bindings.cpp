@@ -55,11 +55,11 @@ py::dict metadata_dict(const GgufFile& file) {
   py::dict metadata;
   for (const auto& [key, value] : file.metadata()) {
     if (value.is_array) {
-      py::list items(value.items.size());
-      for (size_t i = 0; i < value.items.size(); ++i) items[i] = scalar(value.items[i]);
+      py::list items(value.size());
+      for (size_t i = 0; i < value.size(); ++i) items[i] = scalar(value.item(i));
       metadata[text(key)] = items;
     } else {
-      metadata[text(key)] = scalar(value.items[0]);
+      metadata[text(key)] = scalar(value.item(0));
     }
   }
   return metadata;

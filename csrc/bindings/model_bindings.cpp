@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <utility>
 
 #include "bindings.h"
@@ -98,6 +99,8 @@ std::vector<PyStepOutput> step(PyModel& self, const std::vector<PyStepItem>& pyt
     outputs = self.model.step(items, check_signals);
   } catch (const Interrupted&) {
     throw py::error_already_set();
+  } catch (const std::bad_alloc&) {
+    throw ModelError("memory does not suffice for the keys and values of the step");
   }
   std::vector<PyStepOutput> results;
   const int64_t vocab = self.model.config().vocab;
@@ -331,7 +334,11 @@ void bind_model(py::module_& module) {
              const ModelOptions options{
                  threads, context, act_quant, layout, head, kv_cache, python_progress(progress)};
              py::gil_scoped_release release;
-             return std::make_unique<PyModel>(path, options);
+             try {
+               return std::make_unique<PyModel>(path, options);
+             } catch (const std::bad_alloc&) {
+               throw ModelError(path + ": memory does not suffice for its weights");
+             }
            }),
            py::arg("path"), py::kw_only(), py::arg("threads") = 0, py::arg("context") = 0,
            py::arg("act_quant") = true, py::arg("layout") = "auto", py::arg("head") = "auto",

@@ -3,6 +3,7 @@
 #include <array>
 #include <cctype>
 #include <cmath>
+#include <optional>
 
 #include "config.h"
 #include "error.h"
@@ -44,16 +45,16 @@ class GgufReader {
     throw ModelError(file_.file().path() + ": " + problem);
   }
 
-  const GgufScalar* find(const std::string& key) const {
+  std::optional<GgufScalar> find(const std::string& key) const {
     const GgufValue* value = file_.find(key);
-    if (value == nullptr) return nullptr;
+    if (value == nullptr) return std::nullopt;
     if (value->is_array) fail("'" + key + "' is a list, one value is needed");
-    return &value->items[0];
+    return value->item(0);
   }
 
   std::string text(const std::string& key) const {
-    const GgufScalar* value = find(key);
-    if (value == nullptr || !std::holds_alternative<std::string>(*value)) {
+    const auto value = find(key);
+    if (!value || !std::holds_alternative<std::string>(*value)) {
       fail("'" + key + "' is missing or not a string");
     }
     return std::get<std::string>(*value);
@@ -62,36 +63,32 @@ class GgufReader {
   std::vector<std::string> texts_or_none(const std::string& key) const {
     const GgufValue* value = file_.find(key);
     if (value == nullptr) return {};
-    std::vector<std::string> texts;
-    for (const GgufScalar& item : value->items) {
-      if (!value->is_array || !std::holds_alternative<std::string>(item)) {
-        fail("'" + key + "' must be a list of strings");
-      }
-      texts.push_back(std::get<std::string>(item));
-    }
-    return texts;
+    const auto* texts = std::get_if<std::vector<std::string>>(&value->items);
+    if (texts != nullptr && value->is_array) return *texts;
+    if (value->is_array && value->size() == 0) return {};
+    fail("'" + key + "' must be a list of strings");
   }
 
   int64_t integer(const std::string& key) const {
-    const GgufScalar* value = find(key);
-    if (value == nullptr) {
+    const auto value = find(key);
+    if (!value) {
       missing_ += (missing_.empty() ? "" : ", ") + key;
       return 1;  // validate() never sees it: report_missing() throws first
     }
-    if (const auto* number = std::get_if<uint64_t>(value);
+    if (const auto* number = std::get_if<uint64_t>(&*value);
         number != nullptr && *number <= INT64_MAX) {
       return static_cast<int64_t>(*number);
     }
-    if (const auto* number = std::get_if<int64_t>(value)) return *number;
+    if (const auto* number = std::get_if<int64_t>(&*value)) return *number;
     fail("'" + key + "' must be an integer");
   }
   int64_t integer_or(const std::string& key, int64_t fallback) const {
-    return find(key) == nullptr ? fallback : integer(key);
+    return find(key) ? integer(key) : fallback;
   }
 
   double number(const std::string& key) const {
-    const GgufScalar* value = find(key);
-    if (value == nullptr) {
+    const auto value = find(key);
+    if (!value) {
       missing_ += (missing_.empty() ? "" : ", ") + key;
       return 1;
     }
@@ -99,7 +96,7 @@ class GgufReader {
     return std::get<double>(*value);
   }
   double number_or(const std::string& key, double fallback) const {
-    return find(key) == nullptr ? fallback : number(key);
+    return find(key) ? number(key) : fallback;
   }
 
   void report_missing() const {
@@ -157,7 +154,7 @@ void read_rope(const GgufReader& reader, const std::string& prefix, ModelConfig&
     reader.fail("rotary dimensions (" + std::to_string(rotated) + ") other than the head size (" +
                 std::to_string(config.head_dim) + ") are not supported");
   }
-  if (reader.find(prefix + "rope.scaling.type") == nullptr) return;
+  if (!reader.find(prefix + "rope.scaling.type")) return;
   const std::string kind = reader.text(prefix + "rope.scaling.type");
   if (kind == "none") return;
   RopeScaling& scaling = config.rope_scaling;
@@ -217,8 +214,8 @@ ModelConfig read_gguf_config(const GgufFile& file) {
   config.vocab = embedding->rows();
   config.is_tied = file.find_tensor("output.weight") == nullptr;
   const GgufValue* tokens = file.find("tokenizer.ggml.tokens");
-  if (tokens != nullptr && static_cast<int64_t>(tokens->items.size()) > config.vocab) {
-    reader.fail(std::to_string(tokens->items.size()) + " tokens, but only " +
+  if (tokens != nullptr && static_cast<int64_t>(tokens->size()) > config.vocab) {
+    reader.fail(std::to_string(tokens->size()) + " tokens, but only " +
                 std::to_string(config.vocab) + " embedding rows");
   }
   validate(config, file.file().path());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <unordered_set>
 
 #include "error.h"
@@ -59,25 +60,6 @@ uint64_t min_value_bytes(uint32_t type) {
   }
 }
 
-GgufValue::Kind kind_of(uint32_t type) {
-  switch (type) {
-    case kInt8:
-    case kInt16:
-    case kInt32:
-    case kInt64:
-      return GgufValue::Kind::signed_integer;
-    case kFloat32:
-    case kFloat64:
-      return GgufValue::Kind::real;
-    case kBool:
-      return GgufValue::Kind::boolean;
-    case kString:
-      return GgufValue::Kind::string;
-    default:
-      return GgufValue::Kind::unsigned_integer;
-  }
-}
-
 uint64_t round_up(uint64_t value, uint64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
@@ -97,6 +79,13 @@ class GgufFile::Cursor {
     T value{};
     copy(&value, sizeof(T), field);
     return value;
+  }
+
+  template <typename T>
+  std::vector<T> read_items(uint64_t count, const std::string& field) {
+    std::vector<T> items(count);
+    if (count > 0) copy(items.data(), count * sizeof(T), field);
+    return items;
   }
 
   std::string read_string(const std::string& field, uint64_t max_bytes) {
@@ -153,14 +142,24 @@ int64_t GgufTensor::rows() const {
 }
 
 GgufFile::GgufFile(const std::string& path) : file_(path) {
+  try {
+    read();
+  } catch (const std::bad_alloc&) {
+    throw FormatError(path, "memory does not suffice for its metadata and tensor table");
+  }
+}
+
+void GgufFile::read() {
   Cursor cursor(file_);
   char magic[4];
   const auto word = cursor.read<uint32_t>("magic");
   std::memcpy(magic, &word, 4);
-  if (std::memcmp(magic, "GGUF", 4) != 0) throw FormatError(path, "magic", 0, "not a GGUF file");
+  if (std::memcmp(magic, "GGUF", 4) != 0) {
+    throw FormatError(file_.path(), "magic", 0, "not a GGUF file");
+  }
   version_ = cursor.read<uint32_t>("version");
   if (version_ != 2 && version_ != 3) {
-    throw FormatError(path, "version", 4,
+    throw FormatError(file_.path(), "version", 4,
                       std::to_string(version_) + " is not supported (2 and 3 are, little-endian)");
   }
   const auto tensor_count = cursor.read<uint64_t>("tensor count");
@@ -206,59 +205,56 @@ GgufValue GgufFile::read_value(Cursor& cursor, const std::string& key) const {
                       std::to_string(type) + " is no metadata type (0 to 12)");
   }
   cursor.check_count(count, min_value_bytes(type), key + " array length", begin);
-  value.kind = kind_of(type);
-  value.is_u32 = type == kUint32;
-  value.items.reserve(count);
-  for (uint64_t i = 0; i < count; ++i) {
-    switch (type) {
-      case kUint8:
-        value.items.emplace_back(uint64_t{cursor.read<uint8_t>(key)});
-        break;
-      case kInt8:
-        value.items.emplace_back(int64_t{cursor.read<int8_t>(key)});
-        break;
-      case kUint16:
-        value.items.emplace_back(uint64_t{cursor.read<uint16_t>(key)});
-        break;
-      case kInt16:
-        value.items.emplace_back(int64_t{cursor.read<int16_t>(key)});
-        break;
-      case kUint32:
-        value.items.emplace_back(uint64_t{cursor.read<uint32_t>(key)});
-        break;
-      case kInt32:
-        value.items.emplace_back(int64_t{cursor.read<int32_t>(key)});
-        break;
-      case kUint64:
-        value.items.emplace_back(cursor.read<uint64_t>(key));
-        break;
-      case kInt64:
-        value.items.emplace_back(cursor.read<int64_t>(key));
-        break;
-      case kFloat32:
-        value.items.emplace_back(double{cursor.read<float>(key)});
-        break;
-      case kFloat64:
-        value.items.emplace_back(cursor.read<double>(key));
-        break;
-      case kBool: {
-        const auto byte = cursor.read<uint8_t>(key);
-        if (byte > 1) throw FormatError(file_.path(), key, begin, "a bool that is not 0 or 1");
-        value.items.emplace_back(byte == 1);
-        break;
+  value.items = read_items(cursor, type, count, key);
+  return value;
+}
+
+GgufItems GgufFile::read_items(Cursor& cursor, uint32_t type, uint64_t count,
+                               const std::string& key) const {
+  switch (type) {
+    case kUint8:
+      return cursor.read_items<uint8_t>(count, key);
+    case kInt8:
+      return cursor.read_items<int8_t>(count, key);
+    case kUint16:
+      return cursor.read_items<uint16_t>(count, key);
+    case kInt16:
+      return cursor.read_items<int16_t>(count, key);
+    case kUint32:
+      return cursor.read_items<uint32_t>(count, key);
+    case kInt32:
+      return cursor.read_items<int32_t>(count, key);
+    case kUint64:
+      return cursor.read_items<uint64_t>(count, key);
+    case kInt64:
+      return cursor.read_items<int64_t>(count, key);
+    case kFloat32:
+      return cursor.read_items<float>(count, key);
+    case kFloat64:
+      return cursor.read_items<double>(count, key);
+    case kBool: {
+      const uint64_t begin = cursor.offset();
+      auto items = cursor.read_items<GgufBool>(count, key);
+      for (const GgufBool item : items) {
+        if (item > GgufBool::yes) {
+          throw FormatError(file_.path(), key, begin, "a bool that is not 0 or 1");
+        }
       }
-      default:
-        value.items.emplace_back(cursor.read_string(key, cursor.left()));
+      return items;
+    }
+    default: {
+      std::vector<std::string> items(count);
+      for (std::string& item : items) item = cursor.read_string(key, cursor.left());
+      return items;
     }
   }
-  return value;
 }
 
 void GgufFile::choose_alignment() {
   const GgufValue* value = find("general.alignment");
   if (value == nullptr) return;
-  const uint64_t given =
-      value->is_u32 && !value->is_array ? std::get<uint64_t>(value->items[0]) : 0;
+  const auto* items = std::get_if<std::vector<uint32_t>>(&value->items);
+  const uint64_t given = items != nullptr && !value->is_array ? items->front() : 0;
   if (given < 8 || given > kMaxAlignment || (given & (given - 1)) != 0) {
     throw FormatError(file_.path(), "general.alignment must be a uint32 power of two from 8 to " +
                                         std::to_string(kMaxAlignment));
@@ -270,9 +266,9 @@ void GgufFile::choose_alignment() {
 void GgufFile::refuse_part() const {
   const GgufValue* count = find("split.count");
   if (count == nullptr) return;
-  const bool is_whole = !count->is_array && count->kind == GgufValue::Kind::unsigned_integer &&
-                        std::get<uint64_t>(count->items[0]) <= 1;
-  if (!is_whole) {
+  const GgufScalar scalar = count->is_array ? GgufScalar(std::string()) : count->item(0);
+  const auto* number = std::get_if<uint64_t>(&scalar);
+  if (number == nullptr || *number > 1) {
     throw FormatError(file_.path(),
                       "is one part of a model; join the parts with llama-gguf-split --merge");
   }

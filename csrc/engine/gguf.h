@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -17,15 +18,43 @@
 
 namespace wf::engine {
 
-// A metadata value. Integers of all widths are int64 or uint64, floats are double.
+// Items of one type; there may be billions. Numbers take the file's bytes, strings four times them.
+enum class GgufBool : uint8_t { no, yes };
+using GgufItems =
+    std::variant<std::vector<uint8_t>, std::vector<int8_t>, std::vector<uint16_t>,
+                 std::vector<int16_t>, std::vector<uint32_t>, std::vector<int32_t>,
+                 std::vector<uint64_t>, std::vector<int64_t>, std::vector<float>,
+                 std::vector<double>, std::vector<GgufBool>, std::vector<std::string>>;
+
+// One of them. Integers of all widths are int64 or uint64, floats are double.
 using GgufScalar = std::variant<uint64_t, int64_t, double, bool, std::string>;
 
+template <typename T>
+GgufScalar gguf_scalar(const T& item) {
+  if constexpr (std::is_same_v<T, std::string>) {
+    return item;
+  } else if constexpr (std::is_same_v<T, GgufBool>) {
+    return item == GgufBool::yes;
+  } else if constexpr (std::is_floating_point_v<T>) {
+    return double{item};
+  } else if constexpr (std::is_signed_v<T>) {
+    return int64_t{item};
+  } else {
+    return uint64_t{item};
+  }
+}
+
+// A metadata value.
 struct GgufValue {
-  enum class Kind { unsigned_integer, signed_integer, real, boolean, string };
-  Kind kind = Kind::unsigned_integer;  // of the value, or of each item of an array
   bool is_array = false;
-  bool is_u32 = false;
-  std::vector<GgufScalar> items;  // one unless is_array
+  GgufItems items;  // one unless is_array
+
+  size_t size() const {
+    return std::visit([](const auto& values) { return values.size(); }, items);
+  }
+  GgufScalar item(size_t index) const {
+    return std::visit([&](const auto& values) { return gguf_scalar(values[index]); }, items);
+  }
 };
 
 struct GgufTensor {
@@ -41,6 +70,7 @@ struct GgufTensor {
 
 class GgufFile {
  public:
+  // Throws FormatError for anything that is wrong, and when memory does not suffice.
   explicit GgufFile(const std::string& path);
 
   const File& file() const { return file_; }
@@ -55,6 +85,8 @@ class GgufFile {
  private:
   class Cursor;
   GgufValue read_value(Cursor& cursor, const std::string& key) const;
+  GgufItems read_items(Cursor& cursor, uint32_t type, uint64_t count, const std::string& key) const;
+  void read();
   void read_metadata(Cursor& cursor, uint64_t count);
   void read_tensors(Cursor& cursor, uint64_t count);
   GgufTensor read_tensor(Cursor& cursor) const;

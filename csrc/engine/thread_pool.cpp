@@ -23,7 +23,14 @@ void pause() {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) : size_(threads), process_(::getpid()) {
-  for (int i = 1; i < size_; ++i) threads_.emplace_back(&ThreadPool::worker, this, i);
+  try {
+    for (int i = 1; i < size_; ++i) threads_.emplace_back(&ThreadPool::worker, this, i);
+  } catch (const std::exception& error) {  // no more processes (ulimit -u, a cgroup) or no memory
+    stop();
+    throw ModelError("the system gives no more than " + std::to_string(threads_.size() + 1) +
+                     " of " + std::to_string(size_) + " threads (" + error.what() +
+                     "): ask for fewer");
+  }
 }
 
 ThreadPool::~ThreadPool() {
@@ -31,6 +38,10 @@ ThreadPool::~ThreadPool() {
     for (std::thread& thread : threads_) thread.detach();  // they exist in the parent only
     return;
   }
+  stop();
+}
+
+void ThreadPool::stop() {
   is_stopping_ = true;
   ++job_number_;
   job_number_.notify_all();

@@ -20,6 +20,7 @@ struct Range {
 
 class ThreadPool {
  public:
+  // Throws ModelError when the system gives no such number of threads.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -44,6 +45,7 @@ class ThreadPool {
 
  private:
   void worker(int index);
+  void stop();
 
   const int size_;
   const int process_;

@@ -81,7 +81,7 @@ TEST_F(Gguf, ReadsMetadataAndTensors) {
     Parts parts;
     parts.version = version;
     const GgufFile file(directory_.write("m.gguf", parts.bytes()));
-    EXPECT_EQ(std::get<std::string>(file.find("general.architecture")->items[0]), "llama");
+    EXPECT_EQ(std::get<std::string>(file.find("general.architecture")->item(0)), "llama");
     ASSERT_EQ(file.tensors().size(), 2u);
     const GgufTensor& a = file.tensors()[0];
     EXPECT_EQ(a.shape, (std::vector<int64_t>{3, 32}));
@@ -205,7 +205,34 @@ TEST_F(Gguf, Arrays) {
   Parts parts;
   parts.entry_count = 1;
   parts.entries = entry("k", kArray, Bytes().put(kF32).put<uint64_t>(0));
-  EXPECT_TRUE(open(parts.bytes()).find("k")->items.empty());
+  EXPECT_TRUE(open(parts.bytes()).find("k")->size() == 0);
+}
+
+TEST_F(Gguf, ItemsOfEveryType) {
+  const auto read = [&](uint32_t type, const Bytes& items, size_t index) {
+    Parts parts;
+    parts.entry_count = 1;
+    parts.entries = entry("k", kArray, Bytes().put(type).put<uint64_t>(2).raw(items.data()));
+    const GgufFile file = open(parts.bytes());
+    EXPECT_EQ(file.find("k")->size(), 2u);
+    return file.find("k")->item(index);
+  };
+  const auto pair = []<typename T>(T first, T second) { return Bytes().put(first).put(second); };
+  const uint64_t big = ~uint64_t{0};
+  EXPECT_EQ(read(0, pair(uint8_t{1}, uint8_t{255}), 1), GgufScalar(uint64_t{255}));
+  EXPECT_EQ(read(1, pair(int8_t{1}, int8_t{-128}), 1), GgufScalar(int64_t{-128}));
+  EXPECT_EQ(read(kU16, pair(uint16_t{1}, uint16_t{65535}), 1), GgufScalar(uint64_t{65535}));
+  EXPECT_EQ(read(3, pair(int16_t{1}, int16_t{-2}), 1), GgufScalar(int64_t{-2}));
+  EXPECT_EQ(read(kU32, pair(7u, ~0u), 1), GgufScalar(uint64_t{0xffffffff}));
+  EXPECT_EQ(read(kI32, pair(7, -7), 1), GgufScalar(int64_t{-7}));
+  EXPECT_EQ(read(kU64, pair(uint64_t{1}, big), 1), GgufScalar(big));
+  EXPECT_EQ(read(11, pair(int64_t{1}, INT64_MIN), 1), GgufScalar(int64_t{INT64_MIN}));
+  EXPECT_EQ(read(kF32, pair(1.0f, 0.5f), 1), GgufScalar(0.5));
+  EXPECT_EQ(read(12, pair(1.0, 0.1), 1), GgufScalar(0.1));
+  EXPECT_EQ(read(kBool, pair(uint8_t{1}, uint8_t{0}), 0), GgufScalar(true));
+  EXPECT_EQ(read(kString, Bytes().string("a").string("bc"), 1), GgufScalar(std::string("bc")));
+  refuse_entry(entry("k", kArray, Bytes().put(kBool).put<uint64_t>(2).put<uint16_t>(0x0201)),
+               "not 0 or 1");
 }
 
 TEST_F(Gguf, Alignment) {
