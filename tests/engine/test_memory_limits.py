@@ -1,4 +1,4 @@
-"""Where the system gives no memory and no threads: one typed error, never the end of the process."""
+"""No memory and no threads from the system: one typed error, never the end of the process."""
 
 from __future__ import annotations
 
