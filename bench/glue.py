@@ -5,7 +5,7 @@ student, all from the float model BASE, with the same rows in the same prompt, t
 optimizer steps and the same search for a learning rate, judged on training rows that are held out.
 The validation set is seen once, by the chosen runs. DATA holds sst2/train.jsonl,
 sst2/validation.jsonl and so on. Finished runs below OUT are kept, so the command continues where it
-was stopped; tables and learning curves are written to OUT/report.md.
+was stopped; tables are written to OUT/report.md, learning curves to OUT/curves.png.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from machine import Commands, Machine
+from wrinklefree import plots
 
 SEARCHED_RATES = ("3e-5", "1e-4", "3e-4", "1e-3")
 HELD_OUT = 300  # training rows that choose the learning rate
@@ -197,6 +198,7 @@ def main(
     rows = out / "rows"
     hold_out(data / task / "train.jsonl", rows)
     machine, study = Machine(jobs), Study(base, task, rows, out, steps)
+    plots.check(out / "curves.png")
     searched = rates.split(",")
 
     plans = [plan(lr, 0) for plan in (study.teacher, study.bitnet) for lr in searched]
@@ -229,6 +231,8 @@ def main(
     searches = {"teacher_sft": teachers, "BitNet-SFT": bitnets, "BitDistill": students}
     lines = report(study, chosen, searches)
     (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    curves = {name: [study.result(path) for path in paths] for name, paths in chosen.items()}
+    draw_curves(out / "curves.png", curves, title=f"{task}, {steps} steps of 16 rows")
     print(*lines, sep="\n")
 
 
@@ -282,6 +286,20 @@ def report(study: Study, chosen: dict[str, list[Path]], searches: dict[str, Any]
             points = ", ".join(f"{tokens / 1000:.0f}k {value:.3f}" for tokens, value in curve)
             lines.append(f"| {name} | {points} |")
     return lines
+
+
+def draw_curves(path: Path, methods: dict[str, list[Result]], title: str) -> None:
+    """Held-out accuracy against tokens: a colour for each method, a line for each seed."""
+    colours = plots.colours(len(methods))
+    with plots.picture(path) as axes:
+        for colour, (name, results) in zip(colours, methods.items(), strict=True):
+            for number, result in enumerate(results):
+                tokens, accuracies = zip(*result.curve, strict=True)
+                label = name if number == 0 else None
+                axes.plot([count / 1000 for count in tokens], accuracies, "o-", color=colour)
+                axes.lines[-1].set(markersize=3, label=label)
+        axes.set(xlabel="thousand tokens seen", ylabel="held-out accuracy", title=title)
+        axes.legend()
 
 
 def rate_of(run: Path) -> str:
