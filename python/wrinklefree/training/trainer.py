@@ -60,7 +60,7 @@ class Trainer:
     ) -> dict[str, float]:
         """Train from `start_step` to the end; returns the last evaluation.
 
-        Saves and raises KeyboardInterrupt when stopped: before a step, or between two of its
+        Saves and raises KeyboardInterrupt when stopped, before a step or between two of its
         micro-batches, whose gradients are dropped.
         """
         self.model.train()
@@ -75,15 +75,12 @@ class Trainer:
             if (step == 0 or not is_first) and _is_multiple(step, self.config.sample_every):
                 self._write_samples(metrics, step)
 
-            is_stopped = self.world.any(stop.is_set)
-            if not is_stopped and not is_first and _is_multiple(step, self.config.save_every):
-                self.save(step, self.loader.state_dict())
-            if self.config.compile and step == compile_step and not is_stopped:
+            position, random_state = self.loader.state_dict(), torch.get_rng_state()
+            if not is_first and _is_multiple(step, self.config.save_every):
+                self.save(step, position)
+            if self.config.compile and step == compile_step:
                 compile_layers(self.model)
-            # Reading it costs little, and only a step of several micro-batches can be left midway.
-            if is_stopped or micro_batches > 1:
-                position, random_state = self.loader.state_dict(), torch.get_rng_state()
-            values = None if is_stopped else self._step(step, micro_batches, stop)
+            values = self._step(step, micro_batches, stop)
             if values is None:
                 torch.set_rng_state(random_state)
                 self.save(step, position)
@@ -155,15 +152,15 @@ class Trainer:
         self, step: int, batches: list[Batch], counts: Counts, stop: StopRequest
     ) -> tuple[dict[str, float], dict[str, float]] | None:
         """Gradients of these batches; their loss terms, and each term's share of the gradient. None
-        when some process is asked to stop before the last of them.
+        when some process is asked to stop before one of them.
 
         Raises NonFiniteError in all processes.
         """
         sums: dict[str, float] = {}
         losses = []
         shares: dict[str, float] = {}
-        for number, batch in enumerate(batches):
-            if number > 0 and self.world.any(stop.is_set):
+        for batch in batches:
+            if self.world.any(stop.is_set):
                 return None
             teacher = self.teacher(batch) if self.teacher is not None else None
             with self.precision.autocast(), self.update.watching(batch):
