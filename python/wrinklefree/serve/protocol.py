@@ -460,7 +460,12 @@ def _refusal(error: ValidationError, *, known: list[str]) -> ApiError:
         return bad_request(f"{path or place[-1]}: required", param=path)
     expected = EXPECTED.get(path.rpartition(".")[2])
     reason = f"must be {expected}" if expected else first["msg"].removeprefix("Value error, ")
-    return bad_request(f"{path}: {reason}" if path else reason, param=path or None)
+    is_unsupported = kind == "literal_error" and place[0] in Bookkeeping.model_fields
+    return bad_request(
+        f"{path}: {reason}" if path else reason,
+        param=path or None,
+        code="unsupported_parameter" if is_unsupported else None,
+    )
 
 
 def _unknown_field(name: str, parent: str, known: list[str]) -> ApiError:
