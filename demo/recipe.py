@@ -58,11 +58,11 @@ SMOLLM2 = Recipe(
     sft=("steps=40", "batch_size=16", "lr=2e-4", *SCHEDULE, *FROZEN),
     # Stages 1.9 and 2 want far more steps than fit here (docs/lab-notes.md).
     distill=(
-        *("steps=100", "batch_size=16", "lr=3e-4", *SCHEDULE, *FROZEN),
-        *("calibration_rows=1024", "kd_weight=1", "kd_tau=1", "layerwise_weight=.2"),
+        *("steps=80", "batch_size=16", "lr=3e-4", *SCHEDULE, *FROZEN),
+        *("calibration_rows=512", "kd_weight=1", "kd_tau=1", "layerwise_weight=.2"),
         *("gamma=0", "cache_teacher=false"),
     ),
-    bitnet=("steps=100", "batch_size=16", "lr=5e-4", *SCHEDULE, *FROZEN),  # as many steps
+    bitnet=("steps=80", "batch_size=16", "lr=5e-4", *SCHEDULE, *FROZEN),  # as many steps
 )
 
 TINY = Recipe(
