@@ -189,6 +189,7 @@ def test_a_card_without_a_place_for_scores_is_refused_first(stories: Path, tmp_p
         (["{model}", "--tasks", "ppl", "--data", "{text}", "--context", "4096"], "512"),
         (["{model}", "--tasks", "{task}", "--data", "{task}"], "belongs to"),
         (["{model}", "--task", "{task}"], "--tasks"),
+        (["http://127.0.0.1:9", "--tasks", "{task}", "--card"], "http://127.0.0.1:9 is none"),
     ],
 )
 def test_bad_usage_is_one_line_with_exit_code_2(

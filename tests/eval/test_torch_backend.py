@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
+from wrinklefree.errors import UsageError
 from wrinklefree.eval.backend import Question, open_backend
 from wrinklefree.eval.perplexity import PerplexityTask
 from wrinklefree.models import Manifest, QuantConfig, load_teacher, quantize_, save_artifact
@@ -68,3 +70,13 @@ def test_artifacts_below_lambda_1_run_in_torch(stories: Path, tmp_path: Path) ->
     ):
         for score, other in zip(row, others, strict=True):
             assert score.logprob == pytest.approx(other.logprob, abs=1e-5)
+
+
+def test_a_model_without_a_context_length_is_refused(
+    byte_level_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(byte_level_model, tmp_path / "model")
+    config = BloomConfig(vocab_size=49152, hidden_size=32, n_layer=1, n_head=2)
+    BloomForCausalLM(config).save_pretrained(tmp_path / "model")
+    with pytest.raises(UsageError, match="no max_position_embeddings"):
+        open_backend(str(tmp_path / "model"))

@@ -116,6 +116,8 @@ def main(
     if card:
         from wrinklefree.eval.card import add_scores, check_card
 
+        if not Path(model).is_dir():
+            raise UsageError(f"--card writes into an artifact directory, {model} is none")
         check_card(Path(model))
     most = None if teacher is None else _context_of(teacher, context)
     evaluation = _Evaluation(opened, context, batch, as_json)

@@ -41,6 +41,9 @@ class TorchBackend:
             module, tokenizer = load_teacher(model, revision=revision)
         if tokenizer is None:
             raise UsageError(f"{model} has no tokenizer files")
+        context = getattr(module.config, "max_position_embeddings", None)
+        if context is None:
+            raise UsageError(f"{model}: its config.json tells no max_position_embeddings")
         for layer in bit_linears(module):
             layer.hold_weight()
         self._model: Any = module
@@ -50,7 +53,7 @@ class TorchBackend:
         module.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
             eos_token_id=self._end_ids or None, pad_token_id=0
         )
-        self.max_context = int(module.config.max_position_embeddings)
+        self.max_context = int(context)
 
     @property
     def bos_id(self) -> int | None:
