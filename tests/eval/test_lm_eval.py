@@ -218,6 +218,22 @@ def test_without_a_begin_token_texts_are_scored_after_the_end_token(
     assert found == [(pytest.approx(expected, 1e-4), is_greedy)]
 
 
+def test_nan_is_an_error_and_no_score(
+    lm_eval: Any, scripted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.api.instance import Instance
+
+    from wrinklefree.engine.results import Score
+    from wrinklefree.errors import FormatError
+    from wrinklefree.eval import lm_eval_model
+
+    monkeypatch.setattr(scripted, "score", lambda *_: [[Score(float("nan"), 1, False)]])
+    monkeypatch.setattr(lm_eval_model, "open_backend", lambda *_, **__: scripted())
+    model = lm_eval_model.WrinklefreeLM("broken")
+    with pytest.raises(FormatError, match="NaN"):
+        model.loglikelihood([Instance("loglikelihood", {}, ("a", "b"), 0)])
+
+
 def test_a_server_that_tells_no_begin_token_cannot_score_whole_texts(
     lm_eval: Any, scripted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

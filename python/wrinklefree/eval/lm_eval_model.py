@@ -19,7 +19,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from wrinklefree.errors import UsageError
+from wrinklefree.errors import FormatError, UsageError
 from wrinklefree.eval.backend import Question, open_backend
 from wrinklefree.eval.choices import shortened
 
@@ -113,6 +113,8 @@ class WrinklefreeLM(LM):  # type: ignore[misc]  # lm-eval has no types
                 part = questions[start : start + self._batch]
                 for row in self._backend.score(part):
                     results += [(score.logprob, score.is_greedy) for score in row]
+                if any(logprob != logprob for logprob, _ in results):
+                    raise FormatError("the model gives NaN log-probabilities on this task")
                 bar.update(len(part))
         return results
 
