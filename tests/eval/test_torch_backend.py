@@ -62,6 +62,8 @@ def test_artifacts_below_lambda_1_run_in_torch(stories: Path, tmp_path: Path) ->
     quantize_(model, QuantConfig(subln="subln", lam=0.0))
     save_artifact(model, tokenizer, tmp_path / "student", Manifest(stage="test"))
     asked = questions(4)
+    assert open_backend(str(tmp_path / "student")).name == "torch at lambda 0"
+    assert open_backend(str(stories)).name == "torch"
     # At lambda = 0 the converted model is exactly the teacher.
     for row, others in zip(
         open_backend(str(tmp_path / "student")).score(asked),

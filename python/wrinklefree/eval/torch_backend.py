@@ -20,7 +20,14 @@ from wrinklefree.engine.results import Score
 from wrinklefree.engine.tokenizer import Tokenizer
 from wrinklefree.errors import UsageError
 from wrinklefree.eval.backend import Answer, Question
-from wrinklefree.models import bit_linears, is_artifact, load_artifact, load_teacher
+from wrinklefree.models import (
+    bit_linears,
+    get_lambda,
+    is_artifact,
+    load_artifact,
+    load_teacher,
+    quant_config_of,
+)
 
 
 class TorchBackend:
@@ -28,8 +35,6 @@ class TorchBackend:
 
     Rows are run one by one: float sums in torch depend on what shares a batch, scores must not.
     """
-
-    name = "torch"
 
     def __init__(self, model: str, *, revision: str | None = None) -> None:
         # A load bar would sit on stderr in front of our one-line errors.
@@ -44,6 +49,9 @@ class TorchBackend:
         context = getattr(module.config, "max_position_embeddings", None)
         if context is None:
             raise UsageError(f"{model}: its config.json tells no max_position_embeddings")
+        # Scores below lambda 1 are not those of the ternary model: the report says so.
+        lam = 1.0 if quant_config_of(module) is None else get_lambda(module)
+        self.name = "torch" if lam == 1.0 else f"torch at lambda {lam:g}"
         for layer in bit_linears(module):
             layer.hold_weight()
         self._model: Any = module
