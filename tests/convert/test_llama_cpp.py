@@ -7,6 +7,7 @@ equal up to the first step whose two best tokens are closer than 0.3 nats.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -178,3 +179,16 @@ def test_a_file_llama_cpp_does_not_load(data_dir: Path, tmp_path: Path) -> None:
     artifact = save_tiny_artifact(tmp_path / "a", data_dir / "stories260k_hf")
     with pytest.raises(VerificationError, match=r"llama\.cpp does not load"):
         verify_in_llama_cpp(artifact, convert(artifact, "i2_s"), PROSE)
+
+
+def test_the_sampling_of_the_model_is_no_part_of_the_comparison(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    artifact = save_tiny_artifact(tmp_path / "a", data_dir / "stories260k_hf")
+    wishes = {"do_sample": True, "temperature": 0.5, "top_k": 2, "repetition_penalty": 5.0}
+    (artifact / "generation_config.json").write_text(json.dumps(wishes))
+    path = convert(artifact, "tq2_0")
+    ids, reference = [*PROMPT], Torch(artifact)
+    for _ in range(6):  # what is likeliest is penalized by its being there
+        ids.append(int(reference.logprobs(ids)[-1].argmax()))
+    assert_agrees(path, artifact, prompt=ids * 2)

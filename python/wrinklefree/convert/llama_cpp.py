@@ -78,6 +78,7 @@ class LlamaCpp:
             n_predict=steps,
             n_probs=top,
             temperature=0.0,
+            repeat_penalty=1.0,  # a file may ask for another one
         )
         # It may keep back steps whose text is no whole character.
         content = answer["choices"][0]["logprobs"]["content"]
