@@ -63,29 +63,29 @@ def test_free_memory_of_a_container(tmp_path: Path) -> None:
     assert free_bytes(tmp_path) == 0
 
 
-def fitted(free: int | None, **options: Any) -> tuple[Settings, str | None]:
+def fitted(free: int | None, **options: Any) -> tuple[Settings, list[str]]:
     chosen = Settings(model_name="m", parallel=4, prefix_cache_bytes=1 << 20)
     return fitting(chosen, context=4096, bytes_per_token=1024, free_bytes=free, **options)
 
 
 def test_what_fits_changes_nothing() -> None:
-    settings, note = fitted(1 << 30)
-    assert note is None
+    settings, notes = fitted(1 << 30)
+    assert notes == []
     assert (settings.parallel, settings.prefix_cache_bytes) == (4, 1 << 20)
     assert settings.kv_share >= 4096
-    settings, note = fitted(None)  # nobody knows
-    assert note is None
+    settings, notes = fitted(None)  # nobody knows
+    assert notes == []
     assert settings.kv_share >= 4096
 
 
 def test_less_memory_makes_shorter_answers() -> None:
-    settings, note = fitted(10 << 20)
+    settings, notes = fitted(10 << 20)
     assert settings.kv_tokens == 7168  # 80 % of 10 MiB but 1 MiB
     assert (settings.parallel, settings.kv_share) == (4, 1792)
-    assert note == (
+    assert notes == [
         "7 MiB for keys and values hold 7168 tokens: 4 answers of 1792 tokens at a time, or fewer "
         "longer ones"
-    )
+    ]
     assert settings.default_max_tokens(100) == 1692
     assert settings.default_max_tokens(1700) == 448  # a quarter of the share
     assert settings.default_max_tokens(7000) == 168
@@ -93,14 +93,14 @@ def test_less_memory_makes_shorter_answers() -> None:
 
 
 def test_little_memory_lowers_the_number_of_answers_and_the_prefix_cache() -> None:
-    settings, note = fitted(2 << 20)
+    settings, notes = fitted(2 << 20)
     assert settings.prefix_cache_bytes == int(0.8 * (2 << 20)) // 4
     assert (settings.parallel, settings.kv_tokens) == (2, 1216)
-    assert note is not None
-    assert "2 answers, not 4, of 608 tokens" in note
-    settings, note = fitted(1 << 40, wanted_bytes=600 << 10)  # what the operator says holds
+    assert notes[0] == "little memory is free: 0 MiB of prefix cache"
+    assert "2 answers, not 4, of 608 tokens" in notes[1]
+    settings, notes = fitted(1 << 40, wanted_bytes=600 << 10)  # what the operator says holds
     assert (settings.parallel, settings.kv_tokens) == (1, 576)
-    assert note is not None
+    (note,) = notes
     assert "1 answer, not 4, of 576 tokens" in note
 
 

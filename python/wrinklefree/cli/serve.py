@@ -122,14 +122,14 @@ def main(
         listen(host, port) as listener,
         load(model, threads=threads, context=context, kv_cache=kv_cache) as llm,
     ):
-        settings, note = fitting(
+        settings, notes = fitting(
             settings,
             context=llm.info["context_length"],
             bytes_per_token=llm.info["kv_bytes_per_token"],
             free_bytes=free_bytes(),
             wanted_bytes=None if kv_memory is None else kv_memory << 20,
         )
-        if note is not None:
+        for note in notes:
             click.echo(note)
         run(llm, settings, listener)
 

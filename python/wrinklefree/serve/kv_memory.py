@@ -22,18 +22,21 @@ def fitting(
     bytes_per_token: int,
     free_bytes: int | None,
     wanted_bytes: int | None = None,
-) -> tuple[Settings, str | None]:
-    """`settings` with `kv_tokens`, and what was changed or is less than could be asked for.
+) -> tuple[Settings, list[str]]:
+    """`settings` with `kv_tokens`, and lines about what is less than could be asked for.
 
     `wanted_bytes` are for running answers, as the operator says; without them it is a share of the
     free memory, of which the prefix cache gets up to a quarter. Less than MIN_TOKENS for each
     lowers `parallel`. Raises WrinklefreeError if there is no room for one answer.
     """
+    notes = []
     if wanted_bytes is None:
         if free_bytes is None:
-            return settings, None
+            return settings, []
         shared = int(SHARE * free_bytes)
         prefix_bytes = min(settings.prefix_cache_bytes, shared // 4)
+        if prefix_bytes < settings.prefix_cache_bytes:
+            notes.append(f"little memory is free: {_mib(prefix_bytes)} of prefix cache")
         settings = replace(settings, prefix_cache_bytes=prefix_bytes)
         wanted_bytes = shared - prefix_bytes
     num_tokens = wanted_bytes // bytes_per_token // KV_PAGE * KV_PAGE
@@ -47,13 +50,14 @@ def fitting(
     asked = settings.parallel
     parallel = min(asked, num_tokens // least)
     settings = replace(settings, parallel=parallel, kv_tokens=num_tokens)
-    if num_tokens >= asked * whole_pages(context):
-        return settings, None
-    count = "1 answer" if parallel == 1 else f"{parallel} answers"
-    lowered = "" if parallel == asked else f", not {asked},"
-    return settings, (
-        f"{room}: {count}{lowered} of {settings.kv_share} tokens at a time, or fewer longer ones"
-    )
+    if num_tokens < asked * whole_pages(context):
+        count = "1 answer" if parallel == 1 else f"{parallel} answers"
+        lowered = "" if parallel == asked else f", not {asked},"
+        notes.append(
+            f"{room}: {count}{lowered} of {settings.kv_share} tokens at a time, or fewer longer "
+            "ones"
+        )
+    return settings, notes
 
 
 def _mib(num_bytes: int) -> str:
